@@ -1,0 +1,23 @@
+"""Answer kinds: `maths`, `choice`, `exact`, `json`, `code`, `text`, and whatever a task registers."""
+
+from tts.answers.base import AnswerKind, kind_from, kinds, register
+from tts.answers.choice import Choice
+from tts.answers.code import Code, Runner
+from tts.answers.exact import Exact
+from tts.answers.json import Json
+from tts.answers.maths import Maths
+from tts.answers.text import Text
+
+__all__ = [
+    "AnswerKind",
+    "Choice",
+    "Code",
+    "Exact",
+    "Json",
+    "Maths",
+    "Runner",
+    "Text",
+    "kind_from",
+    "kinds",
+    "register",
+]

@@ -1,0 +1,104 @@
+"""Mathematical answers: boxed, announced, or the last number; equivalent when `math-verify` says so."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import ClassVar
+
+from tts.answers.base import AnswerKind, register
+
+_BOXED = re.compile(r"\\f?boxed\s*\{")
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\\?\$)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?|(?<![\w.])-?\.\d+")
+_ANNOUNCED = re.compile(r"(?:answer\s*(?:is|:|=)+|####)\s*:?\s*(?P<rest>[^\n]+)", re.IGNORECASE)
+_FRACTION = re.compile(r"(-?)\\[dt]?frac\{(-?\d+)\}\{(-?\d+)\}")
+_DECORATION = re.compile(r"\\text\{[^}]*\}|\\left|\\right|\\[,;! $()\[\]]|[$\s]")
+
+
+@register
+class Maths(AnswerKind):
+    """A number or an expression, compared by value and not by spelling."""
+
+    name: ClassVar[str] = "maths"
+    instruction: ClassVar[str] = "Reason step by step, and put your final answer within \\boxed{}."
+    finisher: ClassVar[str] = "\n\nThe final answer is \\boxed{"
+    exact_match: ClassVar[bool] = False
+
+    def extract(self, text: str, finished: bool) -> str | None:
+        """The last `\\boxed{…}`; else what follows "answer is" or `####`; else, in a finished text, the last
+        number."""
+        return last_boxed(text) or _announced(text, finished) or (_last_number(text) if finished else None)
+
+    def quick(self, one: str, other: str) -> bool | None:
+        left, right = plain(one), plain(other)
+        if left == right:
+            return True
+        values = value(left), value(right)
+        return values[0] == values[1] if None not in values else None
+
+    def same(self, one: str, other: str) -> bool:
+        """Equivalence by `math-verify`, in either order (it takes its first argument for the truth).
+
+        Its own time-outs are signals, which only a main thread may use, so they are off: whoever calls this
+        bounds it from outside, with a process that can be killed.
+        """
+        from math_verify import parse, verify
+
+        left, right = (parse(f"${plain(answer)}$", parsing_timeout=None) for answer in (one, other))
+        if not left or not right:
+            return False
+        return verify(left, right, timeout_seconds=None) or verify(right, left, timeout_seconds=None)
+
+
+def last_boxed(text: str) -> str | None:
+    """The content of the last complete `\\boxed{…}` or `\\fbox{…}`, braces balanced."""
+    for start in reversed([match.end() for match in _BOXED.finditer(text)]):
+        depth = 1
+        for position in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if depth == 0:
+                return text[start:position].strip() or None
+    return None
+
+
+def _announced(text: str, finished: bool) -> str | None:
+    """What follows the last announcement: its last number if it has one, else the words up to the full stop.
+
+    In a text that was cut short the number must be followed by something, or a digit may be missing.
+    """
+    matches = list(_ANNOUNCED.finditer(text))
+    if not matches:
+        return None
+    rest = matches[-1]["rest"]
+    numbers = list(_NUMBER.finditer(rest))
+    if numbers:
+        cut_off = not finished and matches[-1].start("rest") + numbers[-1].end() == len(text)
+        return None if cut_off else _clean(numbers[-1].group())
+    if not finished and matches[-1].end() == len(text):
+        return None
+    return rest.strip().rstrip(".").strip("$* ") or None
+
+
+def _last_number(text: str) -> str | None:
+    numbers = _NUMBER.findall(text)
+    return _clean(numbers[-1]) if numbers else None
+
+
+def _clean(number: str) -> str:
+    return number.replace(",", "").replace("$", "").replace("\\", "")
+
+
+def plain(answer: str) -> str:
+    """An answer without its decoration: dollar signs, spaces, units in `\\text{}`, thousands separators."""
+    bare = _FRACTION.sub(r"\1\2/\3", _DECORATION.sub("", answer)).rstrip(".")
+    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", bare)
+
+
+def value(bare: str) -> Fraction | None:
+    """The value of a plain decimal or fraction, exactly; None for anything else, however numeric it looks."""
+    if not re.fullmatch(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:/\d+)?", bare) or len(bare) > 200:
+        return None
+    numerator, _, denominator = bare.partition("/")
+    if denominator and int(denominator) == 0:
+        return None
+    return Fraction(numerator) / Fraction(denominator or 1)

@@ -1,0 +1,50 @@
+"""The seam between the door and an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tts.halt import Halt
+from tts.types import Completion, ModelInfo, Path, Sampling
+
+Watch = Callable[[Completion], bool]
+"""A pure function of a completion so far; true ends it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Continue `path` by at most `max_tokens`.
+
+    `id` is unique and no other id starts with it, so an engine can abort by it. `seed` decides the draw where
+    the engine has seeds. `until` are the strings that end a step, kept in its text; `sampling.stop` are those
+    that end the sample. When `halt` is set, the backend returns what it has within its `grace`.
+    """
+
+    id: str
+    path: Path
+    max_tokens: int
+    sampling: Sampling
+    seed: int
+    halt: Halt
+    until: tuple[str, ...] = ()
+    watch: Watch | None = None
+
+    def __post_init__(self) -> None:
+        assert self.max_tokens >= 1
+
+
+class Backend(Protocol):
+    """One model, served."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def prompt_tokens(self, path: Path) -> int:
+        """The length of the path as a prompt, in tokens."""
+        ...
+
+    async def generate(self, request: Request) -> Completion:
+        """At most `request.max_tokens` tokens. Raises `BackendError` with what the failure is known to cost."""
+        ...

@@ -1,0 +1,42 @@
+"""Slow or untrusted-in-time local work, in processes that can be killed."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as FutureTimeout
+from functools import cache
+from typing import Any, TypeVar
+
+from pebble import ProcessPool
+
+from tts.clock import outside
+
+T = TypeVar("T")
+WORKERS = 2
+
+
+async def in_process(function: Callable[..., T], *arguments: Any, seconds: float) -> T:
+    """`function(*arguments)` in another process, which is killed after `seconds` of real time.
+
+    Raises `TimeoutError` then. Function and arguments must be picklable.
+    """
+    future = _pool().schedule(function, args=list(arguments), timeout=seconds)
+    try:
+        return await outside(future)
+    except FutureTimeout as error:
+        raise TimeoutError(f"{function} took more than {seconds} s") from error
+
+
+@cache
+def _pool() -> ProcessPool:
+    # Spawned, not forked: a fork of a process that runs torch's threads may inherit a held lock.
+    pool = ProcessPool(max_workers=WORKERS, context=multiprocessing.get_context("spawn"))
+    atexit.register(_close, pool)
+    return pool
+
+
+def _close(pool: ProcessPool) -> None:
+    pool.stop()
+    pool.join()

@@ -1,0 +1,59 @@
+"""A one-way signal: calls in flight return what they have, later calls are refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from tts.types import Reason
+
+
+class Halt:
+    """Set once, with a reason, and never unset. A child also halts when its parent does."""
+
+    def __init__(self, parent: Halt | None = None) -> None:
+        self.reason: Reason | None = None
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._next = 0
+        self._leave_parent = parent.subscribe(lambda: self._follow(parent)) if parent else None
+
+    def set(self, reason: Reason) -> None:
+        if self.reason is not None:
+            return
+        self.reason = reason
+        callbacks, self._callbacks = list(self._callbacks.values()), {}
+        for callback in callbacks:
+            callback()
+
+    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` when the halt is set, at once if it already is. Returns how to unsubscribe."""
+        if self.reason is not None:
+            callback()
+            return lambda: None
+        self._next += 1
+        token = self._next
+        self._callbacks[token] = callback
+        return lambda: self._callbacks.pop(token, None) and None
+
+    def close(self) -> None:
+        """Stop following the parent."""
+        if self._leave_parent is not None:
+            self._leave_parent()
+
+    async def wait(self, seconds: float) -> bool:
+        """Sleep for `seconds`, or until the halt is set; whether it was."""
+        if self.reason is not None or seconds <= 0:
+            return self.reason is not None
+        woken = asyncio.get_running_loop().create_future()
+        leave = self.subscribe(lambda: woken.done() or woken.set_result(None))
+        try:
+            await asyncio.wait_for(woken, seconds)
+        except TimeoutError:
+            return False
+        finally:
+            leave()
+        return True
+
+    def _follow(self, parent: Halt) -> None:
+        assert parent.reason is not None
+        self.set(parent.reason)

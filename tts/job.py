@@ -1,0 +1,111 @@
+"""What all the Runs of one job share: its ledger, its log, its models and its clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tts.answers import Runner
+from tts.backends.base import Backend
+from tts.cost import Tariff
+from tts.errors import UsageError
+from tts.halt import Halt
+from tts.journal import Header, Log
+from tts.ledger import Ledger
+from tts.strategy import Strategy, Verifier
+from tts.trace import Books
+from tts.types import Budget, Path, Problem, Remaining, Role, Sampling
+
+
+@dataclass
+class Job:
+    """The state behind the door. Strategies never see it."""
+
+    header: Header
+    models: Mapping[Role, Backend]
+    tariffs: Mapping[Role, Tariff]
+    scorer: Verifier | None
+    runner: Runner | None
+    ledger: Ledger
+    log: Log
+    books: Books
+    halt: Halt = field(default_factory=Halt)
+    over: bool = False
+    best: Path | None = None
+    _promise: tuple[bool, float, int] = (False, -1.0, 0)
+    _since: float | None = None
+    _timer: asyncio.TimerHandle | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.header.sampling
+
+    @property
+    def budget(self) -> Budget:
+        return self.header.budget
+
+    def go_live(self) -> None:
+        """Start the clock: from here on things happen that the journal does not know."""
+        if self._since is not None:
+            return
+        loop = asyncio.get_running_loop()
+        self._since = loop.time()
+        if self.budget.seconds is not None:
+            left = max(0.0, self.budget.seconds - self.log.elapsed)
+            self._timer = loop.call_later(left, self.halt.set, "deadline")
+
+    def end(self) -> None:
+        self.over = True
+        self.halt.close()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def elapsed(self) -> float:
+        """Seconds the job has run, not counting the time between a crash and its resumption."""
+        if self._since is None:
+            return self.log.elapsed
+        return self.log.elapsed + asyncio.get_running_loop().time() - self._since
+
+    def remaining(self) -> Remaining:
+        """The budget less what is spent and set aside. Open holds are not subtracted: what they will give
+        back depends on timing, and a strategy must see nothing that does."""
+        budget, spent = self.budget, self.ledger.spent
+        tokens = None if budget.tokens is None else budget.tokens - self.ledger.reserve - int(spent.tokens)
+        return Remaining(
+            tokens=None if tokens is None else max(0, tokens),
+            seconds=None if budget.seconds is None else max(0.0, budget.seconds - self.elapsed()),
+            usd=None if budget.usd is None else max(0.0, budget.usd - spent.usd),
+            flops=None if budget.flops is None else max(0.0, budget.flops - spent.flops),
+        )
+
+    def consider(self, path: Path) -> None:
+        """Remember the most promising path, for the finisher."""
+        promise = _promise(path)
+        if promise > self._promise:
+            self.best, self._promise = path, promise
+
+    def check(self, strategy: Strategy, problem: Problem) -> None:
+        """Refuse, before the first token, a strategy that needs what is not there."""
+        needs = set(strategy.needs)
+        if "votes" in needs and not problem.kind.votes:
+            raise UsageError(
+                f"{strategy.name} counts votes, and no two answers of kind {problem.kind.name!r} are the same; "
+                f"{problem.kind.without_votes}"
+            )
+        if "scores" in needs and self.scorer is None:
+            raise UsageError(f"{strategy.name} needs scores; name a verifier")
+        if self.scorer is not None and "scores" in needs:
+            needs |= self.scorer.needs
+        missing = needs - {"votes", "scores"} - self.models["policy"].info.capabilities
+        if missing:
+            raise UsageError(
+                f"{strategy.name} needs {', '.join(sorted(missing))} from the backend, and "
+                f"{self.models['policy'].info.name} does not offer it"
+            )
+
+
+def _promise(path: Path) -> tuple[bool, float, int]:
+    return path.finished, path.score.value if path.score else 0.0, path.tokens
+
+

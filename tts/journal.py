@@ -1,0 +1,300 @@
+"""Durable execution by replay: what a job was told, written down before it is told.
+
+A journal is a header and then records in the order in which things happened. Every call has a key that
+depends only on the structure of the program, so a strategy that runs again asks the same questions under the
+same keys and is given the recorded outcomes, at no cost, until it asks something new.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path as File
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from tts.cost import Price, one_line
+from tts.errors import JournalError, JournalMismatch
+from tts.types import (
+    Budget,
+    Completion,
+    ModelInfo,
+    Noun,
+    Problem,
+    Reason,
+    Remaining,
+    Role,
+    Sampling,
+    Spend,
+    Stop,
+    Usage,
+)
+
+SCHEMA = 1
+Outcome = TypeVar("Outcome", "Settled", "Computed")
+
+
+class Named(Noun):
+    """A strategy or verifier as data."""
+
+    name: str
+    version: int
+    parameters: dict[str, Any]
+
+
+class Header(Noun):
+    """Whose journal this is. Everything that decides the outcome is here, so a journal replays on its own."""
+
+    type: Literal["header"] = "header"
+    schema_version: int = SCHEMA
+    code: str
+    job: str
+    problem: Problem
+    strategy: Named
+    scorer: Named | None
+    budget: Budget
+    sampling: Sampling
+    seed: int
+    models: dict[Role, ModelInfo]
+    prices: dict[str, Price]
+
+    def same_job(self, other: Header) -> str | None:
+        """The first field in which two headers describe different jobs; None where they describe one."""
+        for field in ("problem", "strategy", "scorer", "budget", "sampling", "seed", "models", "prices"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if field in ("strategy", "scorer") and mine and theirs:
+                mine, theirs = (mine.name, mine.parameters), (theirs.name, theirs.parameters)
+            if mine != theirs:
+                return field
+        return None
+
+    def same_version(self, other: Header) -> bool:
+        """Whether the other's program may be replayed by this one."""
+        versions = [
+            (h.schema_version, h.code, h.strategy.version, h.scorer and h.scorer.version) for h in (self, other)
+        ]
+        return versions[0] == versions[1]
+
+
+class Held(Noun):
+    """Written before a request is sent: it may cost up to `most` from here on.
+
+    `parent` is the path's newest call and `forced` the text forced after it, so the tree of paths can be read
+    from the journal alone.
+    """
+
+    type: Literal["hold"] = "hold"
+    key: str
+    role: Role
+    id: str
+    request: str
+    start: str
+    parent: str | None
+    forced: str
+    granted: int
+    most: Spend
+    at: float
+
+
+class Settled(Noun):
+    """Written before the strategy sees the outcome. `segments` are the pieces a completion was bought in.
+
+    `abandoned` calls did not answer a halt in time; `lost` ones were in flight when a process died, and are
+    made again under `key#2`. Both are charged in full, since all of it may have been generated.
+    """
+
+    type: Literal["settle"] = "settle"
+    key: str
+    role: Role
+    request: str
+    outcome: Literal["completed", "failed", "refused", "abandoned", "lost"]
+    reason: Reason | None
+    error: str | None
+    segments: tuple[Completion, ...]
+    spend: Spend
+    remaining: Remaining | None
+    at: float
+
+
+class Computed(Noun):
+    """What local work came to: JSON, or that it did not end in time."""
+
+    type: Literal["compute"] = "compute"
+    key: str
+    request: str
+    value: Any
+    timed_out: bool
+    at: float
+
+
+class Arrived(Noun):
+    """Which child of `arrivals` came next."""
+
+    type: Literal["arrival"] = "arrival"
+    key: str
+    child: int
+    at: float
+
+
+class Ended(Noun):
+    """The job is over and its result was returned."""
+
+    type: Literal["end"] = "end"
+    stop: Stop
+    cut_short: bool
+    at: float
+
+
+Record = Header | Held | Settled | Computed | Arrived | Ended
+_RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="type")])
+
+
+class Journal(Protocol):
+    """Where records live: a list, a file, a Redis stream."""
+
+    async def read(self) -> list[Record]: ...
+
+    async def append(self, *records: Record) -> None:
+        """Make the records durable before returning, all of them or none."""
+        ...
+
+
+class MemoryJournal:
+    """A list: gone with the process."""
+
+    def __init__(self, records: Iterable[Record] = ()) -> None:
+        self.records = list(records)
+
+    async def read(self) -> list[Record]:
+        return list(self.records)
+
+    async def append(self, *records: Record) -> None:
+        self.records.extend(records)
+
+
+class JsonlJournal:
+    """One JSON object a line. Survives the death of the process; it is not synced against loss of power."""
+
+    def __init__(self, file: File) -> None:
+        self.file = file
+        try:
+            self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JournalError(f"the journal {file} is in use by another process") from error
+        except OSError as error:
+            raise JournalError(f"cannot write the journal {file}: {error.strerror}") from error
+
+    async def read(self) -> list[Record]:
+        """Every whole record; a line that a crash tore off at the end is cut away."""
+        records, whole = parse(self.file.read_bytes(), self.file)
+        os.truncate(self._descriptor, whole)
+        return records
+
+    async def append(self, *records: Record) -> None:
+        data = b"".join(record.__pydantic_serializer__.to_json(record) + b"\n" for record in records)
+        try:
+            written = os.write(self._descriptor, data)
+        except OSError as error:
+            raise JournalError(f"cannot write the journal {self.file}: {error.strerror}") from error
+        if written != len(data):
+            raise JournalError(f"cannot write the journal {self.file}: the disk is full")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def parse(data: bytes, name: File) -> tuple[list[Record], int]:
+    """The records in `data`, and how many of its bytes are whole lines."""
+    whole = data.rfind(b"\n") + 1
+    records = []
+    for number, line in enumerate(data[:whole].splitlines(), start=1):
+        try:
+            records.append(_RECORD.validate_json(line))
+        except ValidationError as error:
+            raise JournalError(f"{name}, line {number} is not a journal record: {one_line(error)}") from error
+    return records, whole
+
+
+class Log:
+    """A job's journal while the job runs: read once, then only appended to.
+
+    What is read answers replayed calls; what is appended is also shown to `observe`, so that progress and
+    metrics count nothing twice.
+    """
+
+    def __init__(self, journal: Journal, records: list[Record], observe: Callable[[Record], None]) -> None:
+        self._journal, self._observe = journal, observe
+        self.elapsed = max((r.at for r in records if not isinstance(r, Header)), default=0.0)
+        self.ended = next((r for r in records if isinstance(r, Ended)), None)
+        self._held = {r.key: r for r in records if isinstance(r, Held)}
+        self._settled = {r.key: r for r in records if isinstance(r, Settled)}
+        self._computed = {r.key: r for r in records if isinstance(r, Computed)}
+        self._arrived: dict[str, list[int]] = {}
+        for record in records:
+            if isinstance(record, Arrived):
+                self._arrived.setdefault(record.key, []).append(record.child)
+
+    @property
+    def replaying(self) -> bool:
+        return bool(self._settled or self._computed)
+
+    def in_flight(self) -> list[Held]:
+        """Holds that were never settled: a process died on them."""
+        return [held for key, held in self._held.items() if key not in self._settled]
+
+    def settled(self, key: str, request: str) -> Settled | None:
+        """The outcome of a call, whichever attempt at it was the one that ended."""
+        found, attempt = self._settled.get(key), 1
+        while found is not None and found.outcome == "lost":
+            attempt += 1
+            found = self._settled.get(f"{key}#{attempt}")
+        return _matching(found, key, request)
+
+    def attempt(self, key: str) -> str:
+        """The key under which a call is made next: `key`, or `key#2` after a first attempt was lost."""
+        name, attempt = key, 1
+        while name in self._settled:
+            attempt += 1
+            name = f"{key}#{attempt}"
+        return name
+
+    def computed(self, key: str, request: str) -> Computed | None:
+        return _matching(self._computed.get(key), key, request)
+
+    def arrived(self, key: str) -> list[int]:
+        return self._arrived.get(key, [])
+
+    async def append(self, *records: Record) -> None:
+        await self._journal.append(*records)
+        for record in records:
+            self._observe(record)
+            if isinstance(record, Settled) and record.outcome == "lost":
+                self._settled[record.key] = record
+
+
+def _matching(found: Outcome | None, key: str, request: str) -> Outcome | None:
+    if found is not None and found.request != request:
+        raise JournalMismatch(
+            f"call {key} asks something else than the journal recorded: the strategy depends on something "
+            "that is not in its journal (a clock, a global, a set's order)"
+        )
+    return found
+
+
+def usage_of(settled: Settled) -> Usage | None:
+    """What a settled call used, summed over its segments; None where it bought nothing."""
+    if not settled.segments:
+        return None
+    total = settled.segments[0].usage
+    for segment in settled.segments[1:]:
+        total = total + segment.usage
+    return total

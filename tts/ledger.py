@@ -1,0 +1,161 @@
+"""The only writer of spend: budget is reserved before a call and settled after it.
+
+`spent + held ≤ limit` holds at every moment, in every unit; since a grant is also the engine's `max_tokens`,
+what is generated can never exceed the budget, however many calls are in flight.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from tts.cost import Tariff
+from tts.errors import Refused
+from tts.halt import Halt
+from tts.types import NOTHING, Spend
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request for permission to generate up to `ceiling` tokens after `prompt` prompt tokens. Fewer than
+    `floor` are not worth having."""
+
+    tariff: Tariff
+    prompt: int
+    ceiling: int
+    floor: int = 1
+
+    def __post_init__(self) -> None:
+        assert 1 <= self.floor <= self.ceiling
+
+
+class Grant(NamedTuple):
+    """What an ask got: so many tokens, which can cost this much at most."""
+
+    tokens: int
+    most: Spend
+
+
+class Hold:
+    """Permission to spend. Settle it inside its `async with`; one left unsettled is charged in full."""
+
+    def __init__(self, ledger: Ledger, ask: Ask, halt: Halt) -> None:
+        self._ledger, self._ask, self._halt = ledger, ask, halt
+        self.granted = 0
+        self.most = NOTHING
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        self.granted, self.most = await self._ledger._granted(self._ask, self._halt)
+        self._open = True
+        return self
+
+    @property
+    def cut(self) -> bool:
+        """Whether the budget granted less than was asked for."""
+        return self.granted < self._ask.ceiling
+
+    def settle(self, spend: Spend) -> None:
+        assert self._open, "a hold is settled once"
+        self._open = False
+        self._ledger._settle(self.most, spend)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open:
+            self.settle(self.most)
+
+
+class Ledger:
+    """Grants holds first come, first served.
+
+    A hold gets its whole ceiling as soon as that is free; while other holds are open it waits for them to
+    give something back; once none is, it takes what there is, from its floor up, or is refused. (Granting
+    every remnant at once would cut the later samples of a batch into pieces too short to end.)
+    """
+
+    def __init__(self, limit: Spend, spent: Spend = NOTHING, reserve: int = 0) -> None:
+        self.limit, self.spent, self.held = limit, spent, NOTHING
+        self.reserve = reserve
+        self._open = 0
+        self._waiting: deque[tuple[Ask, asyncio.Future[Grant]]] = deque()
+
+    @property
+    def free(self) -> Spend:
+        limit, spent, held = self.limit, self.spent, self.held
+        return Spend(
+            limit.tokens - spent.tokens - held.tokens - self.reserve,
+            limit.usd - spent.usd - held.usd,
+            limit.flops - spent.flops - held.flops,
+        )
+
+    def hold(self, ask: Ask, halt: Halt) -> Hold:
+        """`async with ledger.hold(…) as hold:`; raises `Refused` for want of budget or when halted."""
+        return Hold(self, ask, halt)
+
+    def release_reserve(self) -> None:
+        """The search is over: the finisher may have what was set aside for it."""
+        self.reserve = 0
+
+    async def _granted(self, ask: Ask, halt: Halt) -> Grant:
+        if halt.reason is not None:
+            raise Refused(halt.reason)
+        grant = None if self._waiting else self._try(ask)
+        if grant is not None:
+            return grant
+        if not self._open:
+            raise Refused("budget")
+        return await self._wait(ask, halt)
+
+    async def _wait(self, ask: Ask, halt: Halt) -> Grant:
+        turn: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._waiting.append((ask, turn))
+        leave = halt.subscribe(lambda: _refuse(turn, halt))
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._settle(turn.result().most, NOTHING)
+            raise
+        finally:
+            leave()
+
+    def _try(self, ask: Ask) -> Grant | None:
+        """Book the hold and say how much it got; None when it should wait or be refused."""
+        tokens = ask.tariff.affordable(ask.prompt, ask.ceiling, self.free)
+        if tokens < (ask.ceiling if self._open else ask.floor):
+            return None
+        self._open += 1
+        most = ask.tariff.ceiling(ask.prompt, tokens)
+        self.held = self.held.plus(most)
+        return Grant(tokens, most)
+
+    def _settle(self, most: Spend, spend: Spend) -> None:
+        self._open -= 1
+        self.held = self.held.minus(most) if self._open else NOTHING
+        self.spent = self.spent.plus(spend)
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting:
+            ask, turn = self._waiting[0]
+            if turn.done():
+                self._waiting.popleft()
+            elif grant := self._try(ask):
+                self._waiting.popleft()
+                turn.set_result(grant)
+            elif self._open:
+                return
+            else:
+                self._waiting.popleft()
+                turn.set_exception(Refused("budget"))
+
+
+def _refuse(turn: asyncio.Future[Grant], halt: Halt) -> None:
+    assert halt.reason is not None
+    if not turn.done():
+        turn.set_exception(Refused(halt.reason))

@@ -1,0 +1,418 @@
+"""The door: all that a strategy is given.
+
+Everything bought here is reserved in the ledger and written to the journal before it is sent, settled and
+written again when it comes back, and only then handed over. Budget, deadline and cancellation are therefore
+not exceptions but shorter lists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self, TypeVar, cast
+
+from tts.answers import Runner
+from tts.backends.base import Request, Watch
+from tts.compute import in_process
+from tts.errors import BackendError, Refused, RunError
+from tts.halt import Halt
+from tts.job import Job
+from tts.journal import Arrived, Computed, Held, Settled
+from tts.ledger import Ask, Hold
+from tts.strategy import Strategy
+from tts.types import NOTHING, Answer, Completion, Path, Problem, Reason, Remaining, Role, Sampling, Spend, digest
+
+SMALLEST_GRANT = 8
+"""Fewer tokens than this are not worth a call, unless a call asks for fewer."""
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+Child = Callable[["Run"], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """One continuation that a strategy wants, under the key that will always be its own."""
+
+    key: str
+    role: Role
+    path: Path
+    prompt: int
+    sampling: Sampling
+    until: tuple[str, ...]
+    watch: Watch | None
+    request: str
+    """Names what is asked, so that a replay notices when something else is."""
+
+
+class Run:
+    """One strategy's permission to spend, or one branch's of it. Used only by the task it was given to."""
+
+    def __init__(self, job: Job, prefix: str, halt: Halt, remaining: Remaining) -> None:
+        self.rng = random.Random(f"{job.header.seed}/{prefix}")
+        self._job, self._prefix, self._halt = job, prefix, halt
+        self._seen = remaining
+        self._calls = 0
+        self._task = asyncio.current_task()
+        self._branches: list[Arrivals | AsyncGenerator[Answer, None]] = []
+
+    @property
+    def remaining(self) -> Remaining:
+        """What may still be spent, as of the last outcome this Run saw."""
+        return self._seen
+
+    @property
+    def runner(self) -> Runner | None:
+        """The sandbox in which programs may be run, if there is one."""
+        return self._job.runner
+
+    async def sample(
+        self,
+        paths: Iterable[Path],
+        n: int = 1,
+        *,
+        model: Role = "policy",
+        sampling: Sampling | None = None,
+        until: tuple[str, ...] = (),
+        watch: Watch | None = None,
+    ) -> list[Path]:
+        """`n` continuations of each path, those of the first path first.
+
+        Calls that were refused or failed are left out, so the list may be short or empty. `until` ends a step
+        (kept in its text, the path stays open); `watch` ends a continuation early, and must be a pure function.
+        """
+        key = self._next()
+        sampling = sampling or self._job.sampling
+        how = f"{model}\x00{sampling!r}\x00{until!r}"
+        wishes: list[_Wish] = []
+        for path in paths:
+            prompt = self._job.models[model].prompt_tokens(path)
+            request = digest(f"{path.fingerprint}\x00{how}")
+            wishes += [
+                _Wish(f"{key}.{i}", model, path, prompt, sampling, until, watch, request)
+                for i in range(len(wishes), len(wishes) + n)
+            ]
+        outcomes = await all_of(self._outcome(wish) for wish in wishes)
+        self._see(*(outcome.remaining for outcome in outcomes if outcome.remaining))
+        return [self._arrive(wish, outcome) for wish, outcome in zip(wishes, outcomes, strict=True) if outcome.segments]
+
+    async def score(self, paths: Iterable[Path]) -> list[Path]:
+        """The same paths with their scores filled in, None where the verifier had none to give."""
+        key = self._next()
+        listed = list(paths)
+        scorer = self._job.scorer
+        if scorer is None:
+            raise RunError("this job has no verifier; say so in the strategy's needs")
+        scores = await scorer.score(listed, self._within(f"{key}/"))
+        assert len(scores) == len(listed), f"{scorer.name}: {len(scores)} scores for {len(listed)} paths"
+        scored = [path.scored(score) if score else path for path, score in zip(listed, scores, strict=True)]
+        for path in scored:
+            self._job.consider(path)
+        return scored
+
+    async def gather(self, *children: Child) -> list[Any]:
+        """Run every child with a Run of its own, at once, to its end; their results in the order given."""
+        key = self._next()
+        ended = await all_of(self._branch(f"{key}/{i}/", child, self._halt) for i, child in enumerate(children))
+        self._see(*(remaining for _, remaining in ended))
+        return [value for value, _ in ended]
+
+    def arrivals(self, *children: Child) -> Arrivals:
+        """Run every child at once and iterate over their results as they come; `.stop()` ends the rest."""
+        arrivals = Arrivals(self, self._next(), children)
+        self._branches.append(arrivals)
+        return arrivals
+
+    async def compute(
+        self, function: Callable[..., T], *arguments: Any, seconds: float = 10.0, otherwise: T | None = None
+    ) -> T | None:
+        """`function(*arguments)` in another process; `otherwise` where it does not end in `seconds`.
+
+        The value comes back as JSON would carry it: tuples are lists.
+        """
+        key, job = self._next(), self._job
+        request = digest("\x00".join(getattr(each, "__qualname__", repr(each)) for each in (function, *arguments)))
+        computed = job.log.computed(key, request)
+        if computed is None:
+            job.go_live()
+            value, timed_out = await _value(function, arguments, seconds)
+            computed = Computed(key=key, request=request, value=value, timed_out=timed_out, at=job.elapsed())
+            await job.log.append(computed)
+        return otherwise if computed.timed_out else computed.value
+
+    def delegate(self, strategy: Strategy, problem: Problem) -> AsyncGenerator[Answer, None]:
+        """Another strategy's answers, bought with this Run's permission. Closed with the Run at the latest."""
+        self._job.check(strategy, problem)
+        answers = strategy.search(problem, self._within(f"{self._next()}/"))
+        self._branches.append(answers)
+        return answers
+
+    async def close(self) -> None:
+        """End every branch that is still open, and wait for it."""
+        for branch in reversed(self._branches):
+            await branch.aclose()
+
+    def _next(self) -> str:
+        if asyncio.current_task() is not self._task:
+            raise RunError("a Run belongs to the task it was given to; branch with gather or arrivals")
+        if self._job.over:
+            raise RunError("the job has ended; nothing can be bought any more")
+        key = f"{self._prefix}{self._calls}"
+        self._calls += 1
+        return key
+
+    def _within(self, prefix: str) -> Run:
+        """A Run for the same task, whose outcomes this one sees too."""
+        return _Shared(self, prefix)
+
+    async def _branch(self, prefix: str, child: Child, halt: Halt) -> tuple[Any, Remaining]:
+        """A child's result, and what remained when it was done."""
+        run = Run(self._job, prefix, halt, self._seen)
+        try:
+            return await child(run), run.remaining
+        finally:
+            await run.close()
+
+    def _see(self, *views: Remaining) -> None:
+        """What remains only shrinks, so the least of several views is the latest."""
+        views = (self._seen, *views)
+        self._seen = Remaining(
+            tokens=_least(view.tokens for view in views),
+            seconds=_least(view.seconds for view in views),
+            usd=_least(view.usd for view in views),
+            flops=_least(view.flops for view in views),
+        )
+
+    def _arrive(self, wish: _Wish, outcome: Settled) -> Path:
+        (completion,) = outcome.segments
+        path = wish.path.extend(completion, outcome.key)
+        if wish.role == "policy":
+            self._job.consider(path)
+        return path
+
+    async def _outcome(self, wish: _Wish) -> Settled:
+        """What came of a wish: from the journal where it knows, else bought."""
+        known = self._job.log.settled(wish.key, wish.request)
+        if known is not None:
+            return known
+        self._job.go_live()
+        return await self._buy(wish, self._job.log.attempt(wish.key))
+
+    async def _buy(self, wish: _Wish, key: str) -> Settled:
+        job = self._job
+        ceiling = min(wish.sampling.max_tokens, job.models[wish.role].info.context - wish.prompt)
+        if ceiling < 1:
+            return await self._settle(wish, key, "refused", NOTHING, reason="context")
+        ask = Ask(job.tariffs[wish.role], wish.prompt, ceiling, min(SMALLEST_GRANT, ceiling))
+        try:
+            async with job.ledger.hold(ask, self._halt) as hold:
+                await job.log.append(self._held(wish, key, hold))
+                return await self._send(wish, key, hold)
+        except Refused as refusal:
+            return await self._settle(wish, key, "refused", NOTHING, reason=refusal.reason)
+
+    async def _send(self, wish: _Wish, key: str, hold: Hold) -> Settled:
+        """Generate under a hold, and settle it with whatever came of that."""
+        settle = partial(self._settle, wish, key)
+        try:
+            with _Grace(self._halt, self._job.models[wish.role].info.grace):
+                completion = await self._job.models[wish.role].generate(self._request(wish, key, hold))
+        except BackendError as error:
+            spend = hold.most if error.usage is None else self._job.tariffs[wish.role].spend(error.usage)
+            hold.settle(spend)
+            return await settle("failed", spend, error=str(error))
+        except asyncio.CancelledError:
+            if self._halt.reason is None:
+                raise
+            cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
+            hold.settle(hold.most)
+            return await settle("abandoned", hold.most, reason=self._halt.reason)
+        assert completion.usage.completion_tokens <= hold.granted, "the backend generated more than it was granted"
+        spend = self._job.tariffs[wish.role].spend(completion.usage)
+        hold.settle(spend)
+        reason = self._halt.reason if completion.finish == "halted" else None
+        if completion.finish == "length" and hold.cut:
+            reason = "budget"
+        return await settle("completed", spend, reason=reason, segments=(completion,))
+
+    def _held(self, wish: _Wish, key: str, hold: Hold) -> Held:
+        newest = wish.path.key
+        after = [step.key for step in wish.path.steps].index(newest) + 1 if newest else 0
+        return Held(
+            key=key,
+            role=wish.role,
+            id=self._id(key),
+            request=wish.request,
+            start=wish.path.origin,
+            parent=newest,
+            forced="".join(step.text for step in wish.path.steps[after:]),
+            granted=hold.granted,
+            most=hold.most,
+            at=self._job.elapsed(),
+        )
+
+    def _id(self, key: str) -> str:
+        return f"{self._job.header.job}:{key};"
+
+    def _request(self, wish: _Wish, key: str, hold: Hold) -> Request:
+        return Request(
+            id=self._id(key),
+            path=wish.path,
+            max_tokens=hold.granted,
+            sampling=wish.sampling,
+            seed=int(digest(f"{self._job.header.seed}/{wish.key}"), 16) >> 1,
+            halt=self._halt,
+            until=wish.until,
+            watch=wish.watch,
+        )
+
+    async def _settle(
+        self,
+        wish: _Wish,
+        key: str,
+        outcome: Any,
+        spend: Spend,
+        *,
+        reason: Reason | None = None,
+        error: str | None = None,
+        segments: tuple[Completion, ...] = (),
+    ) -> Settled:
+        settled = Settled(
+            key=key,
+            role=wish.role,
+            request=wish.request,
+            outcome=outcome,
+            reason=reason,
+            error=error,
+            segments=segments,
+            spend=spend,
+            remaining=self._job.remaining(),
+            at=self._job.elapsed(),
+        )
+        await self._job.log.append(settled)
+        return settled
+
+
+class _Shared(Run):
+    """A Run with keys and randomness of its own inside its parent's task: what one sees, the other has seen."""
+
+    def __init__(self, parent: Run, prefix: str) -> None:
+        super().__init__(parent._job, prefix, parent._halt, parent._seen)
+        self._parent = parent
+        parent._branches.append(cast(Any, self))
+
+    def _see(self, *views: Remaining) -> None:
+        super()._see(*views)
+        self._parent._see(self._seen)
+
+    async def aclose(self) -> None:
+        await self.close()
+
+
+class Arrivals:
+    """The results of several children in the order in which they come, which the journal remembers."""
+
+    def __init__(self, run: Run, key: str, children: Sequence[Child]) -> None:
+        self._run, self._key, self._log = run, key, run._job.log
+        self._halt = Halt(run._halt)
+        self._recorded = deque(self._log.arrived(key))
+        self._done: asyncio.Queue[int] = asyncio.Queue()
+        self._delivered: set[int] = set()
+        self._tasks = [
+            asyncio.create_task(run._branch(f"{key}/{i}/", child, self._halt)) for i, child in enumerate(children)
+        ]
+        for i, task in enumerate(self._tasks):
+            task.add_done_callback(lambda _, i=i: self._done.put_nowait(i))
+
+    def stop(self) -> None:
+        """Enough: calls in flight return what they have, and iteration ends."""
+        self._halt.set("stopped")
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._halt.reason == "stopped" or len(self._delivered) == len(self._tasks):
+            await self.aclose()
+            raise StopAsyncIteration
+        child = await self._next_child()
+        self._delivered.add(child)
+        value, remaining = await self._tasks[child]
+        self._run._see(remaining)
+        return value
+
+    async def _next_child(self) -> int:
+        if self._recorded:
+            child = self._recorded.popleft()
+            await asyncio.wait([self._tasks[child]])
+            return child
+        child = await self._done.get()
+        while child in self._delivered:
+            child = await self._done.get()
+        self._run._job.go_live()
+        await self._log.append(Arrived(key=self._key, child=child, at=self._run._job.elapsed()))
+        return child
+
+    async def aclose(self) -> None:
+        """Stop the children that are left, and wait until none of them runs."""
+        self.stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for task in self._tasks:
+            if not task.cancelled():
+                task.exception()
+        self._halt.close()
+
+
+class _Grace:
+    """Cancels the task inside it when it has not left `seconds` after the halt was set."""
+
+    def __init__(self, halt: Halt, seconds: float) -> None:
+        self._halt, self._seconds = halt, seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+
+        def start() -> None:
+            self._timer = loop.call_later(self._seconds, task.cancel)
+
+        self._leave = self._halt.subscribe(start)
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+async def all_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run them all at once. When one raises, the others are cancelled and awaited before it is raised on."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        raise
+
+
+async def _value(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> tuple[Any, bool]:
+    try:
+        value = await in_process(function, *arguments, seconds=seconds)
+    except TimeoutError:
+        return None, True
+    return json.loads(json.dumps(value)), False
+
+
+def _least(values: Iterable[N | None]) -> N | None:
+    known = [value for value in values if value is not None]
+    return min(known) if known else None

@@ -1,0 +1,348 @@
+"""One problem, one strategy, one budget: the best answer the budget can buy, with an exact bill."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import cast
+
+from tts.answers import Runner
+from tts.backends.base import Backend
+from tts.cost import Prices, Tariff
+from tts.errors import JournalMismatch, NoSamples, PromptTooLong, UsageError
+from tts.halt import Halt
+from tts.job import Job
+from tts.journal import Ended, Header, Held, Journal, Log, MemoryJournal, Named, Record, Settled
+from tts.ledger import Ledger
+from tts.run import Run
+from tts.selection import ballots, best, elect, tally, unextracted
+from tts.strategy import Strategy, Verifier
+from tts.trace import FINISHER, Books
+from tts.types import Answer, Bill, Budget, Message, Path, Problem, Result, Role, Sampling, Stop
+
+FINISHER_TOKENS = 32
+"""Set aside for forcing an answer out of the best path when the search ends without one."""
+_CLOSING = {"{": ("}",), "(": (")",)}
+PATIENCE = 0.05
+"""Seconds a strategy has, once its calls have come back, to yield what it knows after a halt."""
+
+
+async def solve(
+    problem: Problem,
+    strategy: Strategy,
+    models: Mapping[Role, Backend],
+    *,
+    budget: Budget,
+    scorer: Verifier | None = None,
+    sampling: Sampling | None = None,
+    prices: Prices | None = None,
+    seed: int = 0,
+    journal: Journal | None = None,
+    observe: Callable[[Record], None] | None = None,
+    halt: Halt | None = None,
+    runner: Runner | None = None,
+) -> Result:
+    """Search for an answer to `problem` within `budget`; nothing runs any more when this returns.
+
+    `models` maps roles to backends and has at least `policy`. A `journal` that holds this job's records
+    resumes it: what was settled is not paid again. `observe` sees every new record. Setting `halt` ends the
+    search early and keeps the best answer. `runner` is the sandbox for answers that are programs.
+
+    Raises `UsageError` for what cannot be done, `NoSamples` when every model call failed.
+    """
+    header = _header(problem, strategy, models, budget, scorer, sampling or Sampling(), prices or {}, seed)
+    _check_prices(header)
+    book = journal or MemoryJournal()
+    records = await book.read()
+    books = Books()
+    log = await _open(book, records, header, books, observe)
+    job = _job(log, header if not records else cast(Header, records[0]), books, models, scorer, runner, halt)
+    job.check(strategy, problem)
+    _check_prompt(problem, models["policy"])
+    try:
+        if records and not header.same_version(job.header):
+            return await _salvage(job, records)
+        return await _searched(job, strategy)
+    finally:
+        job.end()
+
+
+async def _searched(job: Job, strategy: Strategy) -> Result:
+    search = _Search(job, strategy)
+    if not job.log.replaying:
+        job.go_live()
+    await search.to_its_end()
+    answer, notes = search.answer, []
+    if answer is None or not answer.extracted:
+        finished, note = await _finish(job)
+        answer = finished or answer
+        notes.append(note)
+    if search.cut_short:
+        notes.append("the strategy did not end by itself after the halt and was cancelled; its last answer stands")
+    return await _end(job, answer, notes, search.cut_short)
+
+
+@dataclass
+class _Search:
+    """A strategy's search, ended by itself or, too long after a halt, by cancellation."""
+
+    job: Job
+    strategy: Strategy
+    answer: Answer | None = None
+    cut_short: bool = False
+
+    async def to_its_end(self) -> None:
+        task = asyncio.create_task(self._search())
+        loop = asyncio.get_running_loop()
+        patience = max(backend.info.grace for backend in self.job.models.values()) + PATIENCE
+        timers: list[asyncio.TimerHandle] = []
+        leave = self.job.halt.subscribe(lambda: timers.append(loop.call_later(patience, self._cut, task)))
+        try:
+            await asyncio.wait([task])
+        finally:
+            leave()
+            for timer in timers:
+                timer.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+
+    def _cut(self, task: asyncio.Task[None]) -> None:
+        self.cut_short = True
+        task.cancel()
+
+    async def _search(self) -> None:
+        run = Run(self.job, "", self.job.halt, self.job.remaining())
+        try:
+            async with aclosing(self.strategy.search(self.job.header.problem, run)) as answers:
+                async for answer in answers:
+                    self.answer = answer
+        finally:
+            await run.close()
+
+
+async def _finish(job: Job) -> tuple[Answer | None, str]:
+    """Force an answer from the best path with the reserve; or say why not."""
+    backend, kind = job.models["policy"], job.header.problem.kind
+    if job.halt.reason is not None:
+        return None, f"no answer was forced: {job.halt.reason}"
+    if "continue" not in backend.info.capabilities:
+        return None, f"no answer was forced: {backend.info.name} cannot continue a text"
+    job.ledger.release_reserve()
+    run = Run(job, FINISHER, job.halt, job.remaining())
+    path = (job.best or Path.of(job.header.problem)).append(kind.finisher)
+    ending = _CLOSING.get(kind.finisher[-1], ())
+    greedy = Sampling(temperature=0.0, max_tokens=FINISHER_TOKENS, stop=ending)
+    for forced in await run.sample([path], sampling=greedy):
+        tail = "".join(step.text for step in forced.steps[-2:])
+        answer = kind.extract(tail, forced.finished)
+        if answer is not None:
+            return (
+                Answer(text=answer, path=forced, extracted=True, support=0.0, chosen="forced at the end"),
+                "the search ended without an answer; one was forced from its best path",
+            )
+    return None, "an answer was asked for at the end, and none could be read"
+
+
+async def _end(job: Job, answer: Answer | None, notes: list[str], cut_short: bool) -> Result:
+    """The result, after the last record is written."""
+    stop = _stop(job)
+    if job.log.ended is None:
+        job.go_live()
+        await job.log.append(Ended(stop=stop, cut_short=cut_short, at=job.elapsed()))
+        seconds = job.elapsed()
+    else:
+        stop, seconds = job.log.ended.stop, job.log.ended.at
+    result = _result(job, answer, stop, seconds, notes)
+    if answer is None and job.books.errors and not job.books.finished + job.books.truncated:
+        raise NoSamples(f"every model call failed: {job.books.errors[0]}", result)
+    return result
+
+
+def _result(job: Job, answer: Answer | None, stop: Stop, seconds: float, notes: list[str]) -> Result:
+    spent = job.books.spent
+    priced = all(tariff.price is not None for tariff in job.tariffs.values())
+    failures = [f"{len(job.books.errors)} calls failed: {job.books.errors[0]}"] if job.books.errors else []
+    return Result(
+        answer=answer,
+        stop=stop,
+        usage=job.books.usage,
+        bill=Bill(
+            tokens=int(spent.tokens),
+            lost=job.books.lost,
+            seconds=seconds,
+            usd=spent.usd if priced else None,
+            flops=spent.flops,
+        ),
+        samples=job.books.samples,
+        confidence=None,
+        notes=(*notes, *failures),
+        trace=job.books.trace,
+    )
+
+
+def _stop(job: Job) -> Stop:
+    """What ended the search: the caller or the clock before the budget, and the budget before the strategy."""
+    reasons = {*job.books.reasons, job.halt.reason}
+    ended: tuple[Stop, ...] = ("cancelled", "deadline", "budget")
+    return next((reason for reason in ended if reason in reasons), "done")
+
+
+def _header(
+    problem: Problem,
+    strategy: Strategy,
+    models: Mapping[Role, Backend],
+    budget: Budget,
+    scorer: Verifier | None,
+    sampling: Sampling,
+    prices: Prices,
+    seed: int,
+) -> Header:
+    if "policy" not in models:
+        raise UsageError("models must name the 'policy' that generates")
+    return Header(
+        code=code_version(),
+        job=secrets.token_hex(6),
+        problem=problem,
+        strategy=_named(strategy),
+        scorer=None if scorer is None else _named(scorer),
+        budget=budget,
+        sampling=sampling,
+        seed=seed,
+        models={role: backend.info for role, backend in models.items()},
+        prices={info.name: prices[info.name] for info in (m.info for m in models.values()) if info.name in prices},
+    )
+
+
+def _named(part: Strategy | Verifier) -> Named:
+    return Named(name=part.name, version=part.version, parameters=part.model_dump(mode="json"))
+
+
+def code_version() -> str:
+    try:
+        return version("test-time-scaling")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _check_prices(header: Header) -> None:
+    unpriced = sorted({info.name for info in header.models.values()} - header.prices.keys())
+    if header.budget.usd is not None and unpriced:
+        raise UsageError(f"a budget in dollars needs a price for {', '.join(unpriced)}; add it to the price table")
+
+
+def _check_prompt(problem: Problem, policy: Backend) -> None:
+    length, context = policy.prompt_tokens(Path.of(problem)), policy.info.context
+    if length >= context:
+        raise PromptTooLong(
+            f"the prompt has {length} tokens and {policy.info.name} reads {context}; shorten it by {length - context + 1}"
+        )
+
+
+async def _open(
+    journal: Journal,
+    records: list[Record],
+    header: Header,
+    books: Books,
+    observe: Callable[[Record], None] | None,
+) -> Log:
+    """The log of this job; what was in flight when an earlier process died is booked as lost."""
+
+    def witness(record: Record) -> None:
+        books.add(record)
+        if observe is not None:
+            observe(record)
+
+    for record in records:
+        books.add(record)
+    log = Log(journal, records, witness)
+    if not records:
+        await log.append(header)
+        return log
+    _check_same_job(records[0], header)
+    for held in log.in_flight():
+        await log.append(_lost(held, log.elapsed))
+    return log
+
+
+def _lost(held: Held, elapsed: float) -> Settled:
+    return Settled(
+        key=held.key,
+        role=held.role,
+        request=held.request,
+        outcome="lost",
+        reason=None,
+        error=None,
+        segments=(),
+        spend=held.most,
+        remaining=None,
+        at=elapsed,
+    )
+
+
+def _check_same_job(first: Record, header: Header) -> None:
+    if not isinstance(first, Header):
+        raise JournalMismatch("this is not a journal: its first record is no header")
+    differs = first.same_job(header)
+    if differs:
+        raise JournalMismatch(f"this journal belongs to another job: its {differs} differs; name another file")
+
+
+def _job(
+    log: Log,
+    header: Header,
+    books: Books,
+    models: Mapping[Role, Backend],
+    scorer: Verifier | None,
+    runner: Runner | None,
+    halt: Halt | None,
+) -> Job:
+    tokens = header.budget.tokens
+    reserve = 0 if tokens is None else min(FINISHER_TOKENS, tokens // 4)
+    return Job(
+        header=header,
+        models=models,
+        tariffs={role: Tariff(model.info, header.prices.get(model.info.name)) for role, model in models.items()},
+        scorer=scorer,
+        runner=runner,
+        ledger=Ledger(header.budget.limit, books.spent, reserve),
+        log=log,
+        books=books,
+        halt=Halt(halt),
+    )
+
+
+async def _salvage(job: Job, records: list[Record]) -> Result:
+    """Finish a job of another version from the candidates it had, without replaying or buying anything."""
+    candidates = _candidates(job.header.problem, records)
+    run = Run(job, "salvage/", job.halt, job.remaining())
+    kind = job.header.problem.kind
+    cast = ballots(kind, candidates)
+    groups = await tally(kind, cast, run) if kind.votes else []
+    answer = elect(groups, [float(len(group)) for group in groups], "majority")
+    note = f"finished from {len(candidates)} candidates recorded by version {job.header.code}; nothing was replayed"
+    return await _end(job, answer or best(kind, cast) or unextracted(candidates), [note], False)
+
+
+def _candidates(problem: Problem, records: list[Record]) -> list[Path]:
+    """Every path to the problem that the policy brought to an end, put together from the journal."""
+    holds = {r.key: r for r in records if isinstance(r, Held)}
+    bought = {r.key: r for r in records if isinstance(r, Settled) and r.segments}
+    start = Path.of(problem).origin
+
+    def path_to(key: str) -> Path:
+        held, settled = holds[key], bought[key]
+        base = path_to(held.parent) if held.parent else Path(start=problem.messages)
+        return (base.append(held.forced) if held.forced else base).extend(settled.segments[-1], key)
+
+    paths = [path_to(key) for key, r in bought.items() if r.role == "policy" and holds[key].start == start]
+    return [path for path in paths if path.finish is not None]
+
+
+__all__ = ["FINISHER_TOKENS", "Message", "code_version", "solve"]

@@ -1,0 +1,56 @@
+"""What a strategy and a verifier are: data, and one method each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tts.types import Answer, Need, Path, Problem, Score
+
+if TYPE_CHECKING:
+    from tts.run import Run
+
+
+class Strategy(BaseModel, ABC):
+    """Hyper-parameters, and a search that spends through a `Run`.
+
+    A search yields better and better answers and needs no `try`, clock or task of its own: where the budget,
+    the deadline or the caller ends it, its calls simply return fewer paths.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised when the same parameters make other calls: journals of another version are not replayed."""
+    when: ClassVar[str]
+    """One sentence on when to use it."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What is checked before the first token."""
+        return frozenset()
+
+    @abstractmethod
+    def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]: ...
+
+
+class Verifier(BaseModel, ABC):
+    """Scores paths. Whatever it asks of a model it buys through the `Run` it is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    when: ClassVar[str]
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset()
+
+    @abstractmethod
+    async def score(self, paths: Sequence[Path], run: Run) -> list[Score | None]:
+        """One score per path, in order; None where there is none to give."""

@@ -1,0 +1,379 @@
+"""The nouns. All frozen, all validated on construction, all JSON on both sides of a journal."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    model_validator,
+)
+
+from tts.answers.base import AnswerKind, kind_from
+
+Role = str
+"""Which model of a job is meant: `policy`, `verifier`, `judge`, `embedder`, …"""
+
+Capability = Literal["logprobs", "continue", "prefill_score", "shared_kv", "abort", "hidden", "self_certainty"]
+Need = Capability | Literal["votes", "scores"]
+"""What a strategy asks for beyond plain sampling: of the backend, of the answer kind, or of the caller."""
+
+Reason = Literal["budget", "deadline", "cancelled", "stopped", "context"]
+"""Why a call was refused or cut short: `stopped` means that the strategy itself let it go, `context` that its
+prompt fills the model's window."""
+
+Stop = Literal["done", "budget", "deadline", "cancelled"]
+Finish = Literal["stop", "until", "length", "halted", "watched"]
+"""Why a completion ended: the model was done, a stop string of the caller came up, the grant was used up,
+the door asked for what there is, or the caller's `watch` had seen enough."""
+
+
+class Noun(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Message(Noun):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Problem(Noun):
+    """What is asked, and the kind of answer wanted. The reference answer is not here, and nowhere near."""
+
+    id: str
+    messages: Annotated[tuple[Message, ...], Field(min_length=1)]
+    kind: Annotated[SerializeAsAny[AnswerKind], BeforeValidator(kind_from)]
+
+    @classmethod
+    def ask(cls, text: str, kind: AnswerKind, id: str | None = None) -> Self:
+        """A one-turn problem: the text, then the kind's own request for a readable answer."""
+        content = f"{text}\n\n{kind.instruction}" if kind.instruction else text
+        return cls(id=id or digest(content), messages=(Message(role="user", content=content),), kind=kind)
+
+
+class Usage(Noun):
+    """What one model call consumed. Tokens are counted by the engine, never estimated from text.
+
+    `cached_tokens` is the part of the prompt whose prefill was already paid for; `kv_token_steps` is the sum,
+    over decode steps, of the tokens resident in the KV cache for this call.
+    """
+
+    prompt_tokens: NonNegativeInt
+    cached_tokens: NonNegativeInt
+    completion_tokens: NonNegativeInt
+    seconds: NonNegativeFloat
+    kv_token_steps: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _cached_is_part_of_prompt(self) -> Self:
+        if self.cached_tokens > self.prompt_tokens:
+            raise ValueError(f"{self.cached_tokens} cached tokens in a prompt of {self.prompt_tokens}")
+        return self
+
+    @classmethod
+    def none(cls) -> Self:
+        return cls(prompt_tokens=0, cached_tokens=0, completion_tokens=0, seconds=0.0, kv_token_steps=0)
+
+    @classmethod
+    def of(cls, *, prompt: int, cached: int, completion: int, seconds: float) -> Self:
+        """The usage of one continuation decoded on its own copy of its prompt."""
+        resident = prompt * completion + completion * (completion + 1) // 2
+        return cls(
+            prompt_tokens=prompt,
+            cached_tokens=cached,
+            completion_tokens=completion,
+            seconds=seconds,
+            kv_token_steps=resident,
+        )
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            seconds=self.seconds + other.seconds,
+            kv_token_steps=self.kv_token_steps + other.kv_token_steps,
+        )
+
+
+class Spend(NamedTuple):
+    """An amount in every unit the ledger keeps: generated tokens, US dollars, FLOPs."""
+
+    tokens: float
+    usd: float
+    flops: float
+
+    def plus(self, other: Spend) -> Spend:
+        return Spend(self.tokens + other.tokens, self.usd + other.usd, self.flops + other.flops)
+
+    def minus(self, other: Spend) -> Spend:
+        return Spend(self.tokens - other.tokens, self.usd - other.usd, self.flops - other.flops)
+
+    def within(self, limit: Spend) -> bool:
+        return self.tokens <= limit.tokens and self.usd <= limit.usd and self.flops <= limit.flops
+
+
+NOTHING = Spend(0, 0.0, 0.0)
+
+
+class Budget(Noun):
+    """The most a job may consume: any of these, at least one.
+
+    `tokens` counts what any model generates for the job; `seconds` is a deadline from its start; `usd` and
+    `flops` also count prefill, so that scoring is not free.
+    """
+
+    tokens: PositiveInt | None = None
+    seconds: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+    usd: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+    flops: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if self.tokens is self.seconds is self.usd is self.flops is None:
+            raise ValueError("a budget names at least one of tokens, seconds, usd, flops")
+        return self
+
+    @property
+    def limit(self) -> Spend:
+        """The ledger's side of the budget, infinite where the caller set nothing."""
+        return Spend(*(math.inf if x is None else x for x in (self.tokens, self.usd, self.flops)))
+
+
+class Remaining(Noun):
+    """What a strategy may still spend, as of the last outcome it saw; None where the budget sets no limit."""
+
+    tokens: int | None
+    seconds: float | None
+    usd: float | None
+    flops: float | None
+
+
+class Sampling(Noun):
+    """How one continuation is drawn. `max_tokens` is always finite: asking for all that remains would
+    serialise a batch. Log-probabilities are those of the model itself, before temperature and top-p."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=10.0)] = 0.8
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_tokens: PositiveInt = 512
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    stop_ids: tuple[NonNegativeInt, ...] = ()
+    banned_ids: tuple[NonNegativeInt, ...] = ()
+    logprobs: bool = True
+
+
+class Completion(Noun):
+    """What one model call gave back. `text` is what `token_ids` spell, without an end-of-text token."""
+
+    text: str
+    token_ids: tuple[int, ...] | None
+    logprob: FiniteFloat | None
+    self_certainty: FiniteFloat | None
+    finish: Finish
+    usage: Usage
+
+
+class Score(Noun):
+    """A verifier's opinion of a path: non-negative, higher is better, comparable within one job only."""
+
+    value: NonNegativeFloat
+    by: str
+
+
+class Step(Noun):
+    """One piece of a path: what the call `key` brought, or a text forced by a strategy, which cost nothing."""
+
+    text: str
+    completion: Completion | None = None
+    key: str | None = None
+
+    @property
+    def token_ids(self) -> tuple[int, ...] | None:
+        """As the engine produced them, never re-tokenised; None for a forced text and for chat APIs."""
+        return self.completion.token_ids if self.completion else None
+
+    @property
+    def tokens(self) -> int:
+        return self.completion.usage.completion_tokens if self.completion else 0
+
+    @property
+    def mean_logprob(self) -> float | None:
+        total = self.completion.logprob if self.completion else None
+        return total / self.tokens if total is not None and self.tokens else None
+
+    @property
+    def self_certainty(self) -> float | None:
+        return self.completion.self_certainty if self.completion else None
+
+
+class Path(Noun):
+    """A start and the steps taken from it. Immutable, so forking is free and forks share their prefix."""
+
+    start: tuple[Message, ...] | tuple[int, ...]
+    steps: tuple[Step, ...] = ()
+    finish: Finish | None = None
+    score: Score | None = None
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        return cls(start=problem.messages)
+
+    @cached_property
+    def text(self) -> str:
+        """Everything after the start."""
+        return "".join(step.text for step in self.steps)
+
+    @cached_property
+    def origin(self) -> str:
+        """Names the start alone."""
+        return digest(repr(self.start))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the start and every step, so that a replayed call can be recognised."""
+        return digest("\x01".join([self.origin, *(f"{step.key}\x00{step.text}" for step in self.steps)]))
+
+    @property
+    def tokens(self) -> int:
+        return sum(step.tokens for step in self.steps)
+
+    @property
+    def finished(self) -> bool:
+        return self.finish == "stop"
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish in ("length", "halted", "watched")
+
+    @property
+    def key(self) -> str | None:
+        """The call that made the newest generated step."""
+        return next((step.key for step in reversed(self.steps) if step.key is not None), None)
+
+    def append(self, text: str) -> Path:
+        """Force `text` as the next step: it is read by the model as if it had written it."""
+        return Path(start=self.start, steps=(*self.steps, Step(text=text)))
+
+    def extend(self, completion: Completion, key: str) -> Path:
+        """The path with `completion`, bought by the call `key`, as its next step."""
+        step = Step(text=completion.text, completion=completion, key=key)
+        finish = None if completion.finish == "until" else completion.finish
+        return Path(start=self.start, steps=(*self.steps, step), finish=finish)
+
+    def scored(self, score: Score) -> Path:
+        return Path(start=self.start, steps=self.steps, finish=self.finish, score=score)
+
+
+class Vote(Noun):
+    """One group of equivalent answers."""
+
+    answer: str
+    count: PositiveInt
+    weight: NonNegativeFloat
+
+
+class Answer(Noun):
+    """The best a search can say so far.
+
+    `text` is the extracted answer, or the whole sample where nothing could be extracted from it: a finished
+    sample is always returned. `support` is the weight of its group for a vote, else its score.
+    """
+
+    text: str
+    path: Path
+    extracted: bool
+    support: NonNegativeFloat
+    chosen: str
+    votes: tuple[Vote, ...] = ()
+
+
+class Samples(Noun):
+    """How the policy's calls ended."""
+
+    finished: NonNegativeInt
+    truncated: NonNegativeInt
+    failed: NonNegativeInt
+
+
+class Bill(Noun):
+    """What the job cost. `tokens` is all that any model generated, `lost` included: what was in flight when
+    a process died or a call failed, charged because it may have been generated. `usd` is None while a model
+    has no price."""
+
+    tokens: NonNegativeInt
+    lost: NonNegativeInt
+    seconds: NonNegativeFloat
+    usd: NonNegativeFloat | None
+    flops: NonNegativeFloat
+
+
+class Call(Noun):
+    """One model call as the journal tells it: when it was sent and settled (seconds since the job began),
+    which call it continued, what it was granted and what came of it."""
+
+    key: str
+    role: Role
+    parent: str | None
+    granted: NonNegativeInt
+    tokens: NonNegativeInt
+    outcome: str
+    held_at: NonNegativeFloat
+    settled_at: NonNegativeFloat
+
+
+class Trace(Noun):
+    """The search as it went: every call, in the order in which they were sent."""
+
+    calls: tuple[Call, ...]
+
+
+class Result(Noun):
+    """How a job ended. `usage` is per role; `notes` says what a reader would otherwise have to guess."""
+
+    answer: Answer | None
+    stop: Stop
+    usage: dict[Role, Usage]
+    bill: Bill
+    samples: Samples
+    confidence: float | None
+    notes: tuple[str, ...]
+    trace: Trace
+
+
+class ModelInfo(Noun):
+    """What a backend says of its model; enough to price a call and to recognise the weights.
+
+    `parameters` are those active per token, `attention_width` is heads × head size: together with `layers`
+    they give FLOPs. `grace` is how long, in seconds, the backend may take to answer a halt.
+    """
+
+    name: str
+    fingerprint: str
+    context: PositiveInt
+    parameters: PositiveInt
+    layers: NonNegativeInt
+    attention_width: NonNegativeInt
+    capabilities: frozenset[Capability]
+    grace: PositiveFloat = 0.1
+
+
+def digest(text: str) -> str:
+    """A short stable name for some text."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def dump(noun: BaseModel) -> dict[str, Any]:
+    """A noun as plain JSON data."""
+    return noun.model_dump(mode="json")

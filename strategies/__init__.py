@@ -7,7 +7,7 @@ from strategies.self_consistency import SelfConsistency
 from strategies.single import Single
 from tts.strategy import Strategy
 
-STRATEGIES: Mapping[str, type[Strategy]] = {
-    strategy.name: strategy for strategy in (Single, BestOfN, SelfConsistency)
-}
+__all__ = ["STRATEGIES", "BestOfN", "SelfConsistency", "Single"]
+
+STRATEGIES: Mapping[str, type[Strategy]] = {strategy.name: strategy for strategy in (Single, BestOfN, SelfConsistency)}
 """Every strategy by its name."""

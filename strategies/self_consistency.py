@@ -30,9 +30,7 @@ class SelfConsistency(Strategy):
     when: ClassVar[str] = "When answers can be compared and no verifier is better than the crowd: maths, choices."
 
     n: Annotated[int, Field(ge=1, le=100_000, description="samples drawn (N)")] = 16
-    weights: Annotated[
-        Literal["majority", "weighted", "borda"], Field(description="what a vote weighs")
-    ] = "majority"
+    weights: Annotated[Literal["majority", "weighted", "borda"], Field(description="what a vote weighs")] = "majority"
     p: Annotated[float, Field(ge=0.0, le=100.0, description="exponent of the Borda weights")] = 0.5
 
     @property

@@ -41,7 +41,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jumping.outside -= 1
 
 
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type, misc]
+class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
@@ -49,11 +49,11 @@ class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type, m
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if self.outside or timeout is None:
-            return super().select(None if timeout is None or timeout > 0 else 0)  # type: ignore[no-any-return]
+            return super().select(None if timeout is None or timeout > 0 else 0)
         ready = super().select(0)
         if not ready:
             self.now += max(0.0, timeout)
-        return ready  # type: ignore[no-any-return]
+        return ready
 
 
 async def outside(future: Future[T]) -> T:

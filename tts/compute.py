@@ -38,5 +38,5 @@ def _pool() -> ProcessPool:
 
 
 def _close(pool: ProcessPool) -> None:
-    pool.stop()
+    pool.stop()  # type: ignore[no-untyped-call]
     pool.join()

@@ -1,14 +1,14 @@
 """Everything that can go wrong, drawn once.
 
-    TTSError
-    ├── UsageError           the caller asked for what cannot be done; the message names the way out
-    │   ├── PromptTooLong    the prompt leaves no room for a single token
-    │   └── JournalMismatch  this journal belongs to another job
-    ├── JournalError         the journal cannot be read or written
-    ├── BackendError         a model call failed; says what it may have cost
-    ├── NoSamples            every model call of a job failed: there is nothing to choose from
-    ├── Refused              the ledger or the clock said no; never leaves the door
-    └── RunError             a strategy used its Run in a way that could not be replayed
+TTSError
+├── UsageError           the caller asked for what cannot be done; the message names the way out
+│   ├── PromptTooLong    the prompt leaves no room for a single token
+│   └── JournalMismatch  this journal belongs to another job
+├── JournalError         the journal cannot be read or written
+├── BackendError         a model call failed; says what it may have cost
+├── NoSamples            every model call of a job failed: there is nothing to choose from
+├── Refused              the ledger or the clock said no; never leaves the door
+└── RunError             a strategy used its Run in a way that could not be replayed
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ class Halt:
 
     def __init__(self, parent: Halt | None = None) -> None:
         self.reason: Reason | None = None
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, Callable[[], object]] = {}
         self._next = 0
         self._leave_parent = parent.subscribe(lambda: self._follow(parent)) if parent else None
 
@@ -25,7 +25,7 @@ class Halt:
         for callback in callbacks:
             callback()
 
-    def subscribe(self, callback: Callable[[], None]) -> Callable[[], None]:
+    def subscribe(self, callback: Callable[[], object]) -> Callable[[], None]:
         """Call `callback` when the halt is set, at once if it already is. Returns how to unsubscribe."""
         if self.reason is not None:
             callback()
@@ -33,7 +33,11 @@ class Halt:
         self._next += 1
         token = self._next
         self._callbacks[token] = callback
-        return lambda: self._callbacks.pop(token, None) and None
+
+        def unsubscribe() -> None:
+            self._callbacks.pop(token, None)
+
+        return unsubscribe
 
     def close(self) -> None:
         """Stop following the parent."""
@@ -44,8 +48,8 @@ class Halt:
         """Sleep for `seconds`, or until the halt is set; whether it was."""
         if self.reason is not None or seconds <= 0:
             return self.reason is not None
-        woken = asyncio.get_running_loop().create_future()
-        leave = self.subscribe(lambda: woken.done() or woken.set_result(None))
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        leave = self.subscribe(lambda: woken.cancelled() or woken.set_result(None))
         try:
             await asyncio.wait_for(woken, seconds)
         except TimeoutError:

@@ -107,5 +107,3 @@ class Job:
 
 def _promise(path: Path) -> tuple[bool, float, int]:
     return path.finished, path.score.value if path.score else 0.0, path.tokens
-
-

@@ -327,7 +327,10 @@ class Arrivals:
             asyncio.create_task(run._branch(f"{key}/{i}/", child, self._halt)) for i, child in enumerate(children)
         ]
         for i, task in enumerate(self._tasks):
-            task.add_done_callback(lambda _, i=i: self._done.put_nowait(i))
+            task.add_done_callback(partial(self._ended, i))
+
+    def _ended(self, child: int, _: object) -> None:
+        self._done.put_nowait(child)
 
     def stop(self) -> None:
         """Enough: calls in flight return what they have, and iteration ends."""

@@ -225,6 +225,7 @@ def _named(part: Strategy | Verifier) -> Named:
 
 
 def code_version() -> str:
+    """The version of this distribution."""
     try:
         return version("test-time-scaling")
     except PackageNotFoundError:
@@ -241,7 +242,8 @@ def _check_prompt(problem: Problem, policy: Backend) -> None:
     length, context = policy.prompt_tokens(Path.of(problem)), policy.info.context
     if length >= context:
         raise PromptTooLong(
-            f"the prompt has {length} tokens and {policy.info.name} reads {context}; shorten it by {length - context + 1}"
+            f"the prompt has {length} tokens and {policy.info.name} reads {context}; "
+            f"shorten it by {length - context + 1} tokens"
         )
 
 

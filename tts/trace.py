@@ -5,7 +5,6 @@ from __future__ import annotations
 from tts.journal import Held, Record, Settled, usage_of
 from tts.types import NOTHING, Call, Reason, Role, Samples, Spend, Trace, Usage
 
-
 FINISHER = "finish/"
 """The key prefix of the answer forced at the end, which is no sample of the search."""
 

@@ -41,10 +41,14 @@ the door asked for what there is, or the caller's `watch` had seen enough."""
 
 
 class Noun(BaseModel):
+    """Frozen data that refuses fields it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Message(Noun):
+    """One turn of a conversation."""
+
     role: Literal["system", "user", "assistant"]
     content: str
 
@@ -57,10 +61,12 @@ class Problem(Noun):
     kind: Annotated[SerializeAsAny[AnswerKind], BeforeValidator(kind_from)]
 
     @classmethod
-    def ask(cls, text: str, kind: AnswerKind, id: str | None = None) -> Self:
-        """A one-turn problem: the text, then the kind's own request for a readable answer."""
-        content = f"{text}\n\n{kind.instruction}" if kind.instruction else text
-        return cls(id=id or digest(content), messages=(Message(role="user", content=content),), kind=kind)
+    def ask(cls, text: str, kind: AnswerKind, instruction: str | None = None) -> Self:
+        """A one-turn problem: the text, then an instruction, by default the kind's request for an answer that
+        can be found again. An empty one adds nothing."""
+        how = kind.instruction if instruction is None else instruction
+        content = f"{text}\n\n{how}" if how else text
+        return cls(id=digest(content), messages=(Message(role="user", content=content),), kind=kind)
 
 
 class Usage(Noun):

@@ -39,11 +39,13 @@ class Confidence(Verifier):
 
 
 def geometric_mean_probability(path: Path) -> float | None:
+    """In (0, 1]; None where some log-probability is not known."""
     mean = _mean(path, lambda step: step.mean_logprob)
     return None if mean is None else math.exp(mean)
 
 
 def self_certainty(path: Path) -> float | None:
+    """In nats, from 0 for a uniform distribution up; None where some position does not know its own."""
     # A KL divergence is never negative; rounding may say otherwise.
     mean = _mean(path, lambda step: step.self_certainty)
     return None if mean is None else max(0.0, mean)

@@ -17,13 +17,13 @@ import tempfile
 import time
 from pathlib import Path as File
 
-from strategies import BestOfN
+from strategies.best_of_n import BestOfN
 from tts.answers import Maths
 from tts.backends.fake import FakeBackend
-from tts.journal import JsonlJournal, Journal
+from tts.journal import Journal, JsonlJournal
 from tts.solve import solve
 from tts.types import Budget, Problem
-from verifiers import Confidence
+from verifiers.confidence import Confidence
 
 TARGET = 5_000
 SAMPLES, ROUNDS, SOLVES = 2_000, 7, 1_000
@@ -43,11 +43,12 @@ async def once(samples: int, journal: Journal | None = None) -> float:
         journal=journal,
     )
     seconds = time.perf_counter() - began
-    assert result.samples.finished == samples and len(result.trace.calls) == samples
+    assert result.samples.finished == len(result.trace.calls) == samples
     return samples / seconds
 
 
 def rate(name: str, rates: list[float], target: int | None) -> None:
+    """Print a rate beside its target."""
     median = statistics.median(rates)
     against = f"target {target:,}, ratio {median / target:.2f}" if target else "no target"
     print(f"{name}: median {median:,.0f} samples/s of {len(rates)} (min {min(rates):,.0f}); {against}", flush=True)
@@ -67,6 +68,7 @@ async def main() -> None:
 
 
 async def memory() -> None:
+    """Print how the process grows over many solves."""
     sizes = []
     for i in range(SOLVES):
         await once(100)
@@ -74,8 +76,10 @@ async def memory() -> None:
             gc.collect()
             sizes.append(resident())
     growth = (sizes[-1] - sizes[0]) / sizes[0]
-    print(f"memory over {SOLVES:,} solves of 100 samples: {sizes[0]:.1f} MB after the first 100, "
-          f"{sizes[-1]:.1f} MB at the end; growth {growth:+.1%}, target under 2%")
+    print(
+        f"memory over {SOLVES:,} solves of 100 samples: {sizes[0]:.1f} MB after the first 100, "
+        f"{sizes[-1]:.1f} MB at the end; growth {growth:+.1%}, target under 2%"
+    )
 
 
 def resident() -> float:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_serializer
-from pydantic.functional_serializers import SerializerFunctionWrapHandler
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from tts.errors import UsageError, unknown
 
@@ -57,6 +56,7 @@ def register(kind: type[AnswerKind]) -> type[AnswerKind]:
 
 
 def kinds() -> Mapping[str, type[AnswerKind]]:
+    """Every registered kind by its name."""
     return _KINDS
 
 

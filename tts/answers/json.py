@@ -41,6 +41,7 @@ def _outermost(text: str) -> list[Any]:
 
 
 def canonical(value: Any) -> str:
+    """The one spelling of a JSON value."""
     return json.dumps(_opened(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

@@ -47,7 +47,7 @@ class Maths(AnswerKind):
         left, right = (parse(f"${plain(answer)}$", parsing_timeout=None) for answer in (one, other))
         if not left or not right:
             return False
-        return verify(left, right, timeout_seconds=None) or verify(right, left, timeout_seconds=None)
+        return bool(verify(left, right, timeout_seconds=None) or verify(right, left, timeout_seconds=None))
 
 
 def last_boxed(text: str) -> str | None:

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 from tts.answers.base import AnswerKind, register
@@ -51,7 +52,7 @@ def _embedded(texts: Sequence[str]) -> list[dict[int, float]]:
 
 def _features(text: str) -> list[int]:
     words = re.findall(r"\w+", text.lower())
-    return [zlib.crc32(gram.encode()) for gram in (*words, *map(" ".join, zip(words, words[1:], strict=False)))]
+    return [zlib.crc32(gram.encode()) for gram in (*words, *map(" ".join, pairwise(words)))]
 
 
 def _unit(vector: dict[int, float]) -> dict[int, float]:

@@ -91,9 +91,7 @@ class FakeBackend:
         )
 
     def _usage(self, request: Request, completion: int, seconds: float) -> Usage:
-        return Usage.of(
-            prompt=self.prompt_tokens(request.path), cached=0, completion=completion, seconds=seconds
-        )
+        return Usage.of(prompt=self.prompt_tokens(request.path), cached=0, completion=completion, seconds=seconds)
 
 
 @lru_cache(maxsize=65536)

@@ -59,7 +59,7 @@ class Prompter:
         ids: list[int] = self._text_tokenizer.encode(text, add_special_tokens=False).ids
         forged = self._special.intersection(ids)
         if forged:
-            spelled = sorted(self._template_tokenizer.id_to_token(i) for i in forged)
+            spelled = sorted(str(self._template_tokenizer.id_to_token(i)) for i in forged)
             raise UsageError(f"this tokenizer cannot spell {', '.join(spelled)} as plain text; take it out of the text")
         return ids
 

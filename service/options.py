@@ -1,0 +1,105 @@
+"""From words on a command line to nouns, with one clear line for whatever is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path as File
+from typing import Any, TypeVar
+
+import click
+from pydantic import BaseModel, ValidationError
+
+from tts.answers import AnswerKind, kind_from
+from tts.backends.base import Backend
+from tts.cost import one_line
+from tts.errors import UsageError, unknown
+from tts.types import Problem
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def build(known: Mapping[str, type[Model]], noun: str, name: str, params: Sequence[str]) -> Model:
+    """A strategy or verifier from its name and `NAME=VALUE` parameters."""
+    if name not in known:
+        raise unknown(noun, name, known)
+    values = dict(_assignment(noun, param) for param in params)
+    for parameter in values:
+        if parameter not in known[name].model_fields:
+            raise unknown(f"parameter of {name}", parameter, known[name].model_fields)
+    return checked(known[name], values)
+
+
+def checked(model: type[Model], values: Mapping[str, Any]) -> Model:
+    """Validated values; the first thing wrong with them in one line."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        given = f", not {first['input']!r}" if first["loc"] else ""
+        raise UsageError(one_line(error) + given) from error
+
+
+def ask(text: str, kind_name: str, instruction: str | None) -> Problem:
+    """The problem as one user message, with the kind's instruction or the caller's own."""
+    words = _readable(sys.stdin.buffer.read() if text == "-" else text.encode(errors="surrogateescape"))
+    kind = _kind(kind_name)
+    return Problem.ask(words, kind, instruction)
+
+
+def open_backend(name: str) -> Backend:
+    """The backend that `--backend` names."""
+    scheme, _, rest = name.partition(":")
+    if scheme == "local":
+        return _local(rest)
+    if scheme == "fake":
+        return _fake(rest)
+    raise unknown("backend", scheme, ("local", "fake"))
+
+
+def _local(folder: str) -> Backend:
+    try:
+        from tts.backends.local import LocalBackend
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the local backend needs {error.name}; pip install 'test-time-scaling[local]'") from error
+    return LocalBackend(File(folder) if folder else None, notice=lambda message: click.echo(message, err=True))
+
+
+def _fake(target: str) -> Backend:
+    from tts.backends.fake import FakeBackend
+
+    module, _, function = target.partition(":")
+    if not module or not function:
+        raise UsageError("the fake backend needs a handler: --backend fake:MODULE:FUNCTION")
+    try:
+        return FakeBackend(getattr(importlib.import_module(module), function))
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"no handler {target!r}: {error}") from error
+
+
+def _readable(data: bytes) -> str:
+    try:
+        text = data.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the problem is not UTF-8: {error.reason} at byte {error.start}") from error
+    if not text:
+        raise UsageError("the problem is empty")
+    return text
+
+
+def _kind(name: str) -> AnswerKind:
+    try:
+        return kind_from(json.loads(name) if name.startswith("{") else name)
+    except ValidationError as error:
+        raise UsageError(f"--answer {one_line(error)}") from error
+    except ValueError as error:
+        raise UsageError(f"--answer is not JSON: {error}") from error
+
+
+def _assignment(noun: str, param: str) -> tuple[str, str]:
+    name, equals, value = param.partition("=")
+    if not equals:
+        raise UsageError(f"a {noun}'s parameter is given as NAME=VALUE, not {param!r}")
+    return name, value

@@ -49,7 +49,12 @@ class Halt:
         if self.reason is not None or seconds <= 0:
             return self.reason is not None
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        leave = self.subscribe(lambda: woken.cancelled() or woken.set_result(None))
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        leave = self.subscribe(wake)
         try:
             await asyncio.wait_for(woken, seconds)
         except TimeoutError:

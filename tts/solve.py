@@ -130,8 +130,6 @@ class _Search:
 async def _finish(job: Job) -> tuple[Answer | None, str]:
     """Force an answer from the best path with the reserve; or say why not."""
     backend, kind = job.models["policy"], job.header.problem.kind
-    if job.halt.reason is not None:
-        return None, f"no answer was forced: {job.halt.reason}"
     if "continue" not in backend.info.capabilities:
         return None, f"no answer was forced: {backend.info.name} cannot continue a text"
     job.ledger.release_reserve()
@@ -139,6 +137,7 @@ async def _finish(job: Job) -> tuple[Answer | None, str]:
     path = (job.best or Path.of(job.header.problem)).append(kind.finisher)
     ending = _CLOSING.get(kind.finisher[-1], ())
     greedy = Sampling(temperature=0.0, max_tokens=FINISHER_TOKENS, stop=ending)
+    # After a halt this call is refused like any other: the journal knows, and a replay needs to be told the same.
     for forced in await run.sample([path], sampling=greedy):
         tail = "".join(step.text for step in forced.steps[-2:])
         answer = kind.extract(tail, forced.finished)
@@ -147,7 +146,7 @@ async def _finish(job: Job) -> tuple[Answer | None, str]:
                 Answer(text=answer, path=forced, extracted=True, support=0.0, chosen="forced at the end"),
                 "the search ended without an answer; one was forced from its best path",
             )
-    return None, "an answer was asked for at the end, and none could be read"
+    return None, f"the search ended without an answer ({_stop(job)}), and none could be forced"
 
 
 async def _end(job: Job, answer: Answer | None, notes: list[str], cut_short: bool) -> Result:

@@ -1,239 +1,35 @@
-"""The command `tts`: the composition root, where strategies, verifiers, backends and a journal meet.
-
-Nothing heavy is imported before it is needed: `tts --help` answers without torch.
-"""
+"""The command `tts`: checks that the installation is whole before anything of it is imported."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import signal
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path as File
-from typing import TYPE_CHECKING, Any, NoReturn
 
-import click
-
-from service.options import ask, build, checked, open_backend
-from strategies import STRATEGIES
-from tts.answers import kinds
-from tts.backends.base import Backend
-from tts.cost import read_prices
-from tts.errors import BackendError, JournalError, NoSamples, UsageError
-from tts.halt import Halt
-from tts.strategy import Strategy, Verifier
-from tts.types import Budget, Problem, Result, Sampling
-from verifiers import VERIFIERS
-
-if TYPE_CHECKING:
-    from tts.journal import Journal, Record
-
-DEFAULT_TOKENS = 2_000
-BAD_USAGE, BACKEND_FAILED, INTERRUPTED = 2, 4, 130
-EXIT_CODES = """\b
-Exit codes:
-  0    answered
-  2    bad usage
-  3    budget or deadline ended without an answer
-  4    the backend failed
-  130  Ctrl-C"""
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="test-time-scaling", prog_name="tts")
-def cli() -> None:
-    """Better answers for the compute you have: test-time scaling under a hard budget."""
-
-
-@cli.command(epilog=EXIT_CODES)
-@click.argument("problem")
-@click.option("-s", "--strategy", default="best_of_n", show_default=True, help="How to spend; see `tts strategies`.")
-@click.option(
-    "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A strategy's parameter; repeatable."
-)
-@click.option(
-    "--tokens", type=int, help=f"Most tokens any model may generate, all in all.  [default: {DEFAULT_TOKENS}]"
-)
-@click.option("--seconds", type=float, help="Deadline: the best answer by then.")
-@click.option("--usd", type=float, help="Most dollars, prefill included; needs --prices.")
-@click.option("--flops", type=float, help="Most floating-point operations, prefill included.")
-@click.option(
-    "--backend",
-    "backend_name",
-    default="local",
-    show_default=True,
-    help="local (the embedded SmolLM2), local:DIR, local:FILE.gguf, or fake:MODULE:FUNCTION.",
-)
-@click.option(
-    "--answer",
-    default="text",
-    show_default=True,
-    help=f"Kind of answer: {', '.join(sorted(kinds()))}; "
-    'or its JSON form, such as \'{"kind": "choice", "letters": "ABCDE"}\'.',
-)
-@click.option("--instruction", help="How to answer, instead of what the answer kind asks for by itself.")
-@click.option("--verifier", default="confidence", show_default=True, help=f"Scores samples: {', '.join(VERIFIERS)}.")
-@click.option(
-    "--verifier-param", "verifier_params", multiple=True, metavar="NAME=VALUE", help="A verifier's parameter."
-)
-@click.option("--max-tokens", type=int, help="Most tokens of one sample.  [default: 512]")
-@click.option("--temperature", type=float, help="Sampling temperature.  [default: 0.8]")
-@click.option("--top-p", type=float, help="Nucleus sampling.  [default: 1.0]")
-@click.option(
-    "--prices", type=click.Path(path_type=File), help="Price table (TOML): dollars per million tokens by model."
-)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--journal",
-    "journal_file",
-    type=click.Path(path_type=File),
-    help="Write every step here; the same command with the same file resumes after a crash.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
-def solve(problem: str, **options: Any) -> None:
-    """Solve PROBLEM (- reads standard input) with the best answer the budget can buy.
-
-    \b
-    tts solve "What is 12 * 17?" --answer maths --tokens 4000
-    tts solve - --strategy self_consistency -p n=32 -p weights=borda < problem.txt
-    """
-    guarded(lambda: _solve(problem, options))
-
-
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON Schemas of the parameters.")
-def strategies(as_json: bool) -> None:
-    """List the strategies, their parameters, and when to use which."""
-    if as_json:
-        schemas = {name: {"when": s.when, "parameters": s.model_json_schema()} for name, s in STRATEGIES.items()}
-        click.echo(json.dumps(schemas, indent=2))
-        return
-    for name, strategy in STRATEGIES.items():
-        click.echo(f"{name}\n  {strategy.when}")
-        for parameter, field in strategy.model_fields.items():
-            click.echo(f"  --param {parameter}={field.default}  {field.description or ''}")
-
-
-@cli.command(epilog=EXIT_CODES)
-@click.argument("journal_file", metavar="FILE", type=click.Path(path_type=File))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
-def replay(journal_file: File, as_json: bool) -> None:
-    """Reproduce the result recorded in the journal FILE, offline: no model is loaded and nothing is spent."""
-    guarded(lambda: _replay(journal_file, as_json))
+PACKAGES = ("tts", "strategies", "verifiers", "service", "evals")
 
 
 def main() -> None:
-    """Check the installation, then run the command."""
-    guarded(check_layout)
+    """Run the command line."""
+    complaint = stray_package()
+    if complaint:
+        sys.stderr.write(f"tts: {complaint}\n")
+        sys.exit(2)
+    from service.commands import cli
+
     cli()
 
 
-def guarded(command: Callable[[], int | None]) -> None:
-    """Run a command; turn every error of ours into one line and its exit code."""
-    try:
-        code = command()
-    except (UsageError, JournalError) as error:
-        fail(error, BAD_USAGE)
-    except BackendError as error:
-        fail(error, BACKEND_FAILED)
-    except KeyboardInterrupt:
-        fail("interrupted before anything was spent", INTERRUPTED)
-    if code:
-        sys.exit(code)
-
-
-def fail(error: object, code: int) -> NoReturn:
-    """One line on standard error, and out."""
-    click.echo(f"tts: {error}", err=True)
-    sys.exit(code)
-
-
-def check_layout() -> None:
-    """`verifiers` and `evals` are names of other people's packages too: make sure that ours are meant."""
-    names = ("tts", "strategies", "verifiers", "service", "evals")
-    specs = {name: find_spec(name) for name in names}
-    parents = {name: File(spec.origin).parent.parent for name, spec in specs.items() if spec and spec.origin}
-    strays = [name for name in names if parents.get(name) != parents.get("service")]
-    if strays:
-        where = parents.get(strays[0], "nowhere")
-        raise UsageError(
-            f"the package {strays[0]!r} was found in {where} and not beside 'service' in {parents['service']}; "
-            f"another distribution has its name: use a virtual environment of its own"
-        )
-
-
-def _solve(text: str, options: dict[str, Any]) -> int:
-    from service.display import progress, show
-    from tts.journal import JsonlJournal
-
-    strategy: Strategy = build(STRATEGIES, "strategy", options["strategy"], options["params"])
-    scorer: Verifier = build(VERIFIERS, "verifier", options["verifier"], options["verifier_params"])
-    problem = ask(text, options["answer"], options["instruction"])
-    units = {unit: options[unit] for unit in ("tokens", "seconds", "usd", "flops") if options[unit] is not None}
-    budget = checked(Budget, units or {"tokens": DEFAULT_TOKENS})
-    drawn = {name: options[name] for name in ("max_tokens", "temperature", "top_p") if options[name] is not None}
-    sampling = checked(Sampling, drawn)
-    prices = read_prices(options["prices"]) if options["prices"] else {}
-    with ExitStack() as stack:
-        journal = stack.enter_context(JsonlJournal(options["journal_file"])) if options["journal_file"] else None
-        if not units:
-            click.echo(f"no budget given: using --tokens {DEFAULT_TOKENS}", err=True)
-        backend = open_backend(options["backend_name"])
-        view = stack.enter_context(progress(problem, strategy, budget))
-        outcome = asyncio.run(
-            _interruptible(problem, strategy, backend, budget, scorer, sampling, prices, options["seed"], journal, view)
-        )
-    return show(outcome, strategy.name, options["as_json"])
-
-
-async def _interruptible(
-    problem: Problem,
-    strategy: Strategy,
-    backend: Backend,
-    budget: Budget,
-    scorer: Verifier,
-    sampling: Sampling,
-    prices: dict[str, Any],
-    seed: int,
-    journal: Journal | None,
-    observe: Callable[[Record], None],
-) -> Result | NoSamples:
-    """Solve; the first Ctrl-C asks for the best answer so far, the second one kills as usual."""
-    from tts.solve import solve as solve_problem
-
-    halt, loop = Halt(), asyncio.get_running_loop()
-
-    def interrupt() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
-        halt.set("cancelled")
-
-    loop.add_signal_handler(signal.SIGINT, interrupt)
-    try:
-        return await solve_problem(
-            problem,
-            strategy,
-            {"policy": backend},
-            budget=budget,
-            scorer=scorer,
-            sampling=sampling,
-            prices=prices,
-            seed=seed,
-            journal=journal,
-            observe=observe,
-            halt=halt,
-        )
-    except NoSamples as error:
-        return error
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-
-
-def _replay(file: File, as_json: bool) -> int:
-    from service.display import show
-    from tts.replay import replay_file
-
-    result, header = asyncio.run(replay_file(file, STRATEGIES, VERIFIERS))
-    return show(result, header.strategy.name, as_json)
+def stray_package() -> str | None:
+    """What is wrong when a package of somebody else is found under one of our names, as `verifiers` and `evals`
+    on PyPI would be; None where all five lie in one folder."""
+    home = File(__file__).parents[1]
+    for name in PACKAGES:
+        spec = find_spec(name)
+        origin = File(spec.origin).parent if spec and spec.origin else None
+        if origin != home / name:
+            return (
+                f"the package {name!r} was found in {origin or 'no folder'} and not in {home}; another distribution "
+                f"has its name: install test-time-scaling into a virtual environment of its own"
+            )
+    return None

@@ -151,6 +151,10 @@ Record = Header | Held | Settled | Computed | Arrived | Ended
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="type")])
 
 
+_OPENING = b'{"type":'
+"""How every line begins: what a crash tore off begins so too, and what does not is somebody's own text."""
+
+
 class Journal(Protocol):
     """Where records live: a list, a file, a Redis stream."""
 
@@ -221,6 +225,9 @@ def parse(data: bytes, name: File) -> tuple[list[Record], int]:
             records.append(_RECORD.validate_json(line))
         except ValidationError as error:
             raise JournalError(f"{name}, line {number} is not a journal record: {one_line(error)}") from error
+    torn = data[whole : whole + len(_OPENING)]
+    if torn != _OPENING[: len(torn)]:
+        raise JournalError(f"{name} does not end in a journal record; it is left as it is")
     return records, whole
 
 

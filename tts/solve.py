@@ -29,6 +29,8 @@ FINISHER_TOKENS = 32
 _CLOSING = {"{": ("}",), "(": (")",)}
 PATIENCE = 0.05
 """Seconds a strategy has, once its calls have come back, to yield what it knows after a halt."""
+REPLAY_PATIENCE = 5.0
+"""Seconds after which a replayed strategy that had to be cancelled the first time is cancelled again."""
 
 
 async def solve(
@@ -101,6 +103,8 @@ class _Search:
         patience = max(backend.info.grace for backend in self.job.models.values()) + PATIENCE
         timers: list[asyncio.TimerHandle] = []
         leave = self.job.halt.subscribe(lambda: timers.append(loop.call_later(patience, self._cut, task)))
+        if self.job.log.ended is not None and self.job.log.ended.cut_short:
+            timers.append(loop.call_later(REPLAY_PATIENCE, self._cut, task))
         try:
             await asyncio.wait([task])
         finally:
@@ -139,8 +143,10 @@ async def _finish(job: Job) -> tuple[Answer | None, str]:
     greedy = Sampling(temperature=0.0, max_tokens=FINISHER_TOKENS, stop=ending)
     # After a halt this call is refused like any other: the journal knows, and a replay needs to be told the same.
     for forced in await run.sample([path], sampling=greedy):
-        tail = "".join(step.text for step in forced.steps[-2:])
-        answer = kind.extract(tail, forced.finished)
+        forced_text, stated = (step.text for step in forced.steps[-2:])
+        if ending and ending[0] not in stated:
+            continue  # the bracket was never closed: digits may be missing
+        answer = kind.extract(forced_text + stated, forced.finished)
         if answer is not None:
             return (
                 Answer(text=answer, path=forced, extracted=True, support=0.0, chosen="forced at the end"),
@@ -151,31 +157,28 @@ async def _finish(job: Job) -> tuple[Answer | None, str]:
 
 async def _end(job: Job, answer: Answer | None, notes: list[str], cut_short: bool) -> Result:
     """The result, after the last record is written."""
-    stop = _stop(job)
     if job.log.ended is None:
         job.go_live()
-        await job.log.append(Ended(stop=stop, cut_short=cut_short, at=job.elapsed()))
-        seconds = job.elapsed()
-    else:
-        stop, seconds = job.log.ended.stop, job.log.ended.at
-    result = _result(job, answer, stop, seconds, notes)
+        job.log.ended = Ended(stop=_stop(job), cut_short=cut_short, at=job.elapsed())
+        await job.log.append(job.log.ended)
+    result = _result(job, answer, job.log.ended, notes)
     if answer is None and job.books.errors and not job.books.finished + job.books.truncated:
         raise NoSamples(f"every model call failed: {job.books.errors[0]}", result)
     return result
 
 
-def _result(job: Job, answer: Answer | None, stop: Stop, seconds: float, notes: list[str]) -> Result:
+def _result(job: Job, answer: Answer | None, ended: Ended, notes: list[str]) -> Result:
     spent = job.books.spent
     priced = all(tariff.price is not None for tariff in job.tariffs.values())
     failures = [f"{len(job.books.errors)} calls failed: {job.books.errors[0]}"] if job.books.errors else []
     return Result(
         answer=answer,
-        stop=stop,
+        stop=ended.stop,
         usage=job.books.usage,
         bill=Bill(
             tokens=int(spent.tokens),
             lost=job.books.lost,
-            seconds=seconds,
+            seconds=ended.at,
             usd=spent.usd if priced else None,
             flops=spent.flops,
         ),

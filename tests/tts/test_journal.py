@@ -65,12 +65,13 @@ def test_a_line_that_is_no_record_is_an_error_that_names_it(tmp_path: Path) -> N
         asyncio.run(journal.read())
 
 
-def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("notes", ["my notes", "my notes\nwithout a last newline", "my notes\n"])
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path: Path, notes: str) -> None:
     file = tmp_path / "notes.txt"
-    file.write_text("my notes\nwithout a last newline")
+    file.write_text(notes)
     with JsonlJournal(file) as journal, pytest.raises(JournalError):
         solved(Single(), BUDGET, journal=journal)
-    assert file.read_text() == "my notes\nwithout a last newline"
+    assert file.read_text() == notes
 
 
 def test_two_processes_cannot_write_one_journal(tmp_path: Path) -> None:

@@ -1,0 +1,31 @@
+"""Handlers for the command line: `--backend fake:tests.handlers:NAME`."""
+
+from __future__ import annotations
+
+import random
+
+from tts.backends.base import Request
+from tts.backends.fake import Reply
+
+
+def quick(request: Request) -> Reply:
+    draw = random.Random(request.seed)
+    return Reply(f"so the answer is \\boxed{{{draw.choice([12, 12, 12, 7])}}}", probability=draw.uniform(0.2, 0.9))
+
+
+def slow(request: Request) -> Reply:
+    """Half a second a sample, some of them five: time enough to be killed."""
+    reply = quick(request)
+    return Reply(reply.text, latency=0.3 if request.seed % 2 else 5.0, probability=reply.probability)
+
+
+def mute(request: Request) -> Reply:
+    return Reply("word " * 10_000)
+
+
+def broken(request: Request) -> Reply:
+    return Reply("", error="connection refused")
+
+
+def half_broken(request: Request) -> Reply:
+    return broken(request) if request.seed % 2 else quick(request)

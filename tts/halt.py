@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 from tts.types import Reason
 
@@ -15,12 +17,15 @@ class Halt:
         self.reason: Reason | None = None
         self._callbacks: dict[int, Callable[[], object]] = {}
         self._next = 0
+        self._patience: dict[asyncio.Task[Any], float] = {}
         self._leave_parent = parent.subscribe(lambda: self._follow(parent)) if parent else None
 
     def set(self, reason: Reason) -> None:
         if self.reason is not None:
             return
         self.reason = reason
+        for task, seconds in self._patience.items():
+            asyncio.get_running_loop().call_later(seconds, self._cancel, task)
         callbacks, self._callbacks = list(self._callbacks.values()), {}
         for callback in callbacks:
             callback()
@@ -38,6 +43,20 @@ class Halt:
             self._callbacks.pop(token, None)
 
         return unsubscribe
+
+    @contextmanager
+    def grace(self, seconds: float) -> Iterator[None]:
+        """Cancel the current task if it is still in here `seconds` after the halt was set."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._patience[task] = seconds
+        try:
+            yield
+        finally:
+            del self._patience[task]
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        if task in self._patience:
+            task.cancel()
 
     def close(self) -> None:
         """Stop following the parent."""

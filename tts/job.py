@@ -33,7 +33,7 @@ class Job:
     halt: Halt = field(default_factory=Halt)
     over: bool = False
     best: Path | None = None
-    _promise: tuple[bool, float, int] = (False, -1.0, 0)
+    _promise: tuple[bool, float] = (False, 0.0)
     _since: float | None = None
     _timer: asyncio.TimerHandle | None = None
 
@@ -80,9 +80,10 @@ class Job:
         )
 
     def consider(self, path: Path) -> None:
-        """Remember the most promising path, for the finisher."""
-        promise = _promise(path)
-        if promise > self._promise:
+        """Remember the most promising path, for the finisher: a finished one, the best scored, the longest."""
+        promise = (path.finished, path.score.value if path.score else 0.0)
+        longer = promise == self._promise and not path.finished and self.best and path.tokens > self.best.tokens
+        if self.best is None or promise > self._promise or longer:
             self.best, self._promise = path, promise
 
     def check(self, strategy: Strategy, problem: Problem) -> None:
@@ -103,7 +104,3 @@ class Job:
                 f"{strategy.name} needs {', '.join(sorted(missing))} from the backend, and "
                 f"{self.models['policy'].info.name} does not offer it"
             )
-
-
-def _promise(path: Path) -> tuple[bool, float, int]:
-    return path.finished, path.score.value if path.score else 0.0, path.tokens

@@ -299,9 +299,6 @@ def _matching(found: Outcome | None, key: str, request: str) -> Outcome | None:
 
 def usage_of(settled: Settled) -> Usage | None:
     """What a settled call used, summed over its segments; None where it bought nothing."""
-    if not settled.segments:
-        return None
-    total = settled.segments[0].usage
-    for segment in settled.segments[1:]:
-        total = total + segment.usage
-    return total
+    if len(settled.segments) == 1:
+        return settled.segments[0].usage
+    return Usage.total([segment.usage for segment in settled.segments]) if settled.segments else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -18,8 +17,7 @@ from tts.halt import Halt
 from tts.types import NOTHING, Spend
 
 
-@dataclass(frozen=True)
-class Ask:
+class Ask(NamedTuple):
     """A request for permission to generate up to `ceiling` tokens after `prompt` prompt tokens. Fewer than
     `floor` are not worth having."""
 
@@ -27,9 +25,6 @@ class Ask:
     prompt: int
     ceiling: int
     floor: int = 1
-
-    def __post_init__(self) -> None:
-        assert 1 <= self.floor <= self.ceiling
 
 
 class Grant(NamedTuple):
@@ -102,6 +97,7 @@ class Ledger:
         self.reserve = 0
 
     async def _granted(self, ask: Ask, halt: Halt) -> Grant:
+        assert 1 <= ask.floor <= ask.ceiling
         if halt.reason is not None:
             raise Refused(halt.reason)
         grant = None if self._waiting else self._try(ask)

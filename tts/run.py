@@ -12,9 +12,8 @@ import json
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from tts.answers import Runner
 from tts.backends.base import Request, Watch
@@ -25,7 +24,20 @@ from tts.job import Job
 from tts.journal import Arrived, Computed, Held, Settled
 from tts.ledger import Ask, Hold
 from tts.strategy import Strategy
-from tts.types import NOTHING, Answer, Completion, Path, Problem, Reason, Remaining, Role, Sampling, Spend, digest
+from tts.types import (
+    NOTHING,
+    Answer,
+    Completion,
+    Path,
+    Problem,
+    Reason,
+    Remaining,
+    Role,
+    Sampling,
+    Spend,
+    digest,
+    number,
+)
 
 SMALLEST_GRANT = 8
 """Fewer tokens than this are not worth a call, unless a call asks for fewer."""
@@ -35,8 +47,7 @@ N = TypeVar("N", int, float)
 Child = Callable[["Run"], Awaitable[Any]]
 
 
-@dataclass(frozen=True)
-class _Wish:
+class _Wish(NamedTuple):
     """One continuation that a strategy wants, under the key that will always be its own."""
 
     key: str
@@ -220,7 +231,7 @@ class Run:
         """Generate under a hold, and settle it with whatever came of that."""
         settle = partial(self._settle, wish, key)
         try:
-            with _Grace(self._halt, self._job.models[wish.role].info.grace):
+            with self._halt.grace(self._job.models[wish.role].info.grace):
                 completion = await self._job.models[wish.role].generate(self._request(wish, key, hold))
         except BackendError as error:
             spend = hold.most if error.usage is None else self._job.tariffs[wish.role].spend(error.usage)
@@ -241,8 +252,7 @@ class Run:
         return await settle("completed", spend, reason=reason, segments=(completion,))
 
     def _held(self, wish: _Wish, key: str, hold: Hold) -> Held:
-        newest = wish.path.key
-        after = [step.key for step in wish.path.steps].index(newest) + 1 if newest else 0
+        newest, forced = wish.path.newest
         return Held(
             key=key,
             role=wish.role,
@@ -250,7 +260,7 @@ class Run:
             request=wish.request,
             start=wish.path.origin,
             parent=newest,
-            forced="".join(step.text for step in wish.path.steps[after:]),
+            forced=forced,
             granted=hold.granted,
             most=hold.most,
             at=self._job.elapsed(),
@@ -263,9 +273,10 @@ class Run:
         return Request(
             id=self._id(key),
             path=wish.path,
+            prompt_tokens=wish.prompt,
             max_tokens=hold.granted,
             sampling=wish.sampling,
-            seed=int(digest(f"{self._job.header.seed}/{wish.key}"), 16) >> 1,
+            seed=number(f"{self._job.header.seed}/{wish.key}"),
             halt=self._halt,
             until=wish.until,
             watch=wish.watch,
@@ -370,29 +381,6 @@ class Arrivals:
             if not task.cancelled():
                 task.exception()
         self._halt.close()
-
-
-class _Grace:
-    """Cancels the task inside it when it has not left `seconds` after the halt was set."""
-
-    def __init__(self, halt: Halt, seconds: float) -> None:
-        self._halt, self._seconds = halt, seconds
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-
-        def start() -> None:
-            self._timer = loop.call_later(self._seconds, task.cancel)
-
-        self._leave = self._halt.subscribe(start)
-
-    def __exit__(self, *_: object) -> None:
-        self._leave()
-        if self._timer is not None:
-            self._timer.cancel()
 
 
 async def all_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

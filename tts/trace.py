@@ -9,16 +9,13 @@ FINISHER = "finish/"
 """The key prefix of the answer forced at the end, which is no sample of the search."""
 
 
-_FIELDS = tuple(Usage.model_fields)
-
-
 class Books:
     """The running sums of a job's journal. Nothing else counts anything."""
 
     def __init__(self) -> None:
         self.spent: Spend = NOTHING
         self.lost = 0
-        self._usage: dict[Role, list[float]] = {}
+        self._usages: dict[Role, list[Usage]] = {}
         self.finished = self.truncated = self.failed = 0
         self.reasons: set[Reason] = set()
         self.errors: list[str] = []
@@ -33,7 +30,7 @@ class Books:
 
     @property
     def usage(self) -> dict[Role, Usage]:
-        return {role: Usage.model_validate(dict(zip(_FIELDS, sums, strict=True))) for role, sums in self._usage.items()}
+        return {role: Usage.total(usages) for role, usages in self._usages.items()}
 
     @property
     def samples(self) -> Samples:
@@ -66,9 +63,7 @@ class Books:
         if usage is None:
             self.lost += int(settled.spend.tokens)
         else:
-            sums = self._usage.setdefault(settled.role, [0] * len(_FIELDS))
-            for i, field in enumerate(_FIELDS):
-                sums[i] += getattr(usage, field)
+            self._usages.setdefault(settled.role, []).append(usage)
         if settled.role == "policy" and not settled.key.startswith(FINISHER):
             self._count(settled)
         outcome = settled.segments[-1].finish if settled.segments else settled.outcome

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -15,6 +16,7 @@ from pydantic import (
     FiniteFloat,
     NonNegativeFloat,
     NonNegativeInt,
+    PlainSerializer,
     PositiveFloat,
     PositiveInt,
     SerializeAsAny,
@@ -104,14 +106,18 @@ class Usage(Noun):
             kv_token_steps=resident,
         )
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            cached_tokens=self.cached_tokens + other.cached_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            seconds=self.seconds + other.seconds,
-            kv_token_steps=self.kv_token_steps + other.kv_token_steps,
+    @classmethod
+    def total(cls, usages: Sequence[Usage]) -> Self:
+        return cls(
+            prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+            cached_tokens=sum(usage.cached_tokens for usage in usages),
+            completion_tokens=sum(usage.completion_tokens for usage in usages),
+            seconds=math.fsum(usage.seconds for usage in usages),
+            kv_token_steps=sum(usage.kv_token_steps for usage in usages),
         )
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage.total((self, other))
 
 
 class Spend(NamedTuple):
@@ -239,7 +245,7 @@ class Path(Noun):
     @cached_property
     def text(self) -> str:
         """Everything after the start."""
-        return "".join(step.text for step in self.steps)
+        return "".join([step.text for step in self.steps])
 
     @cached_property
     def origin(self) -> str:
@@ -249,7 +255,7 @@ class Path(Noun):
     @cached_property
     def fingerprint(self) -> str:
         """Names the start and every step, so that a replayed call can be recognised."""
-        return digest("\x01".join([self.origin, *(f"{step.key}\x00{step.text}" for step in self.steps)]))
+        return digest("\x01".join([self.origin, *[f"{step.key}\x00{step.text}" for step in self.steps]]))
 
     @property
     def tokens(self) -> int:
@@ -264,9 +270,14 @@ class Path(Noun):
         return self.finish in ("length", "halted", "watched")
 
     @property
-    def key(self) -> str | None:
-        """The call that made the newest generated step."""
-        return next((step.key for step in reversed(self.steps) if step.key is not None), None)
+    def newest(self) -> tuple[str | None, str]:
+        """The call that made the newest generated step, and the text forced after it."""
+        forced = ""
+        for step in reversed(self.steps):
+            if step.key is not None:
+                return step.key, forced
+            forced = step.text + forced
+        return None, forced
 
     def append(self, text: str) -> Path:
         """Force `text` as the next step: it is read by the model as if it had written it."""
@@ -371,7 +382,7 @@ class ModelInfo(Noun):
     parameters: PositiveInt
     layers: NonNegativeInt
     attention_width: NonNegativeInt
-    capabilities: frozenset[Capability]
+    capabilities: Annotated[frozenset[Capability], PlainSerializer(sorted)]
     grace: PositiveFloat = 0.1
 
 
@@ -380,6 +391,6 @@ def digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-def dump(noun: BaseModel) -> dict[str, Any]:
-    """A noun as plain JSON data."""
-    return noun.model_dump(mode="json")
+def number(text: str) -> int:
+    """A stable 63-bit number for some text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1

@@ -53,11 +53,16 @@ def self_certainty(path: Path) -> float | None:
 
 def _mean(path: Path, of: Callable[[Step], float | None]) -> float | None:
     """The mean over generated tokens; None where some step does not know its own."""
-    steps = [(of(step), step.tokens) for step in path.steps if step.tokens]
-    values = [(value, tokens) for value, tokens in steps if value is not None]
-    if not values or len(values) < len(steps):
-        return None
-    return math.fsum(value * tokens for value, tokens in values) / sum(tokens for _, tokens in values)
+    total, tokens = 0.0, 0
+    for step in path.steps:
+        if not step.tokens:
+            continue
+        value = of(step)
+        if value is None:
+            return None
+        total += value * step.tokens
+        tokens += step.tokens
+    return total / tokens if tokens else None
 
 
 _MEASURES: Mapping[str, Callable[[Path], float | None]] = {

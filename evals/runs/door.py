@@ -26,7 +26,7 @@ from tts.types import Budget, Problem
 from verifiers.confidence import Confidence
 
 TARGET = 5_000
-SAMPLES, ROUNDS, SOLVES = 2_000, 7, 1_000
+SAMPLES, BATCH, ROUNDS, SOLVES = 2_000, 100, 7, 1_000
 REPLY = "Twelve eggs at two dollars each are twenty-four dollars, so the answer is \\boxed{24}"
 
 

@@ -59,7 +59,12 @@ def test_forks_share_their_prefix_and_do_not_change_each_other() -> None:
     left, right = root.extend(completion("b"), "1.0"), root.append("!")
     assert (root.text, left.text, right.text) == ("a", "ab", "a!")
     assert left.steps[0] is right.steps[0]
-    assert (root.finished, left.finished, left.key, right.key) == (False, True, "1.0", "0.0")
+    assert (root.finished, left.finished, left.newest, right.newest) == (
+        False,
+        True,
+        ("1.0", ""),
+        ("0.0", "!"),
+    )
 
 
 def test_a_forced_step_costs_nothing_and_opens_the_path_again() -> None:

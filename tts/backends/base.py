@@ -15,7 +15,7 @@ Watch = Callable[[Completion], bool]
 
 @dataclass(frozen=True)
 class Request:
-    """Continue `path` by at most `max_tokens`.
+    """Continue `path`, `prompt_tokens` long as the backend itself counts, by at most `max_tokens`.
 
     `id` is unique and no other id starts with it, so an engine can abort by it. `seed` decides the draw where
     the engine has seeds. `until` are the strings that end a step, kept in its text; `sampling.stop` are those
@@ -24,6 +24,7 @@ class Request:
 
     id: str
     path: Path
+    prompt_tokens: int
     max_tokens: int
     sampling: Sampling
     seed: int

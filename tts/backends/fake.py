@@ -64,8 +64,12 @@ class FakeBackend:
         self.calls = 0
 
     def prompt_tokens(self, path: Path) -> int:
-        start = sum(1 if isinstance(part, int) else _length(part.content) for part in path.start)
-        return start + sum(_length(step.text) for step in path.steps)
+        length = 0
+        for part in path.start:
+            length += 1 if isinstance(part, int) else _length(part.content)
+        for step in path.steps:
+            length += _length(step.text)
+        return length
 
     async def generate(self, request: Request) -> Completion:
         self.calls += 1
@@ -79,7 +83,7 @@ class FakeBackend:
             elapsed = asyncio.get_running_loop().time() - began
             pieces, finish = pieces[: _generated_by(elapsed - reply.stubborn, reply)], "halted"
         if reply.error is not None:
-            raise BackendError(reply.error, usage=self._usage(request, 0, seconds))
+            raise BackendError(reply.error, usage=_usage(request, 0, seconds))
         self.generated += len(pieces)
         return Completion(
             text="".join(pieces),
@@ -87,11 +91,12 @@ class FakeBackend:
             logprob=math.log(reply.probability) * len(pieces),
             self_certainty=reply.self_certainty,
             finish=finish,
-            usage=self._usage(request, len(pieces), seconds),
+            usage=_usage(request, len(pieces), seconds),
         )
 
-    def _usage(self, request: Request, completion: int, seconds: float) -> Usage:
-        return Usage.of(prompt=self.prompt_tokens(request.path), cached=0, completion=completion, seconds=seconds)
+
+def _usage(request: Request, completion: int, seconds: float) -> Usage:
+    return Usage.of(prompt=request.prompt_tokens, cached=0, completion=completion, seconds=seconds)
 
 
 @lru_cache(maxsize=65536)

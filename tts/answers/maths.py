@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from tts.answers.base import AnswerKind, register
 
-_BOXED = re.compile(r"\\f?boxed\s*\{")
+_BRACE = re.compile(r"\\f?boxed\s*\{|[{}]")
+_EXPRESSION = re.compile(r"[\\^_]|[-+*/]\s*[a-z]\b|\b[a-z]\s*[-+*/]")
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\\?\$)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?|(?<![\w.])-?\.\d+")
 _ANNOUNCED = re.compile(r"(?:answer\s*(?:is|:|=)+|####)\s*:?\s*(?P<rest>[^\n]+)", re.IGNORECASE)
 _FRACTION = re.compile(r"(-?)\\[dt]?frac\{(-?\d+)\}\{(-?\d+)\}")
@@ -51,32 +52,31 @@ class Maths(AnswerKind):
 
 
 def last_boxed(text: str) -> str | None:
-    """The content of the last complete `\\boxed{…}` or `\\fbox{…}`, braces balanced."""
-    for start in reversed([match.end() for match in _BOXED.finditer(text)]):
-        depth = 1
-        for position in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[start:position].strip() or None
-    return None
+    """The content of the last `\\boxed{…}` or `\\fbox{…}` that is closed, braces balanced, in one pass."""
+    opened: list[int | None] = []
+    found = (-1, -1)
+    for brace in _BRACE.finditer(text):
+        if brace.group() != "}":
+            opened.append(brace.end() if len(brace.group()) > 1 else None)
+        elif opened and (start := opened.pop()) is not None:
+            found = max(found, (start, brace.start()))
+    return text[slice(*found)].strip() or None if found[0] >= 0 else None
 
 
 def _announced(text: str, finished: bool) -> str | None:
-    """What follows the last announcement: its last number if it has one, else the words up to the full stop.
+    """What follows the last announcement: an expression up to its full stop, or the last number among words.
 
-    In a text that was cut short the number must be followed by something, or a digit may be missing.
+    In a text that was cut short something must follow it, or a digit may be missing.
     """
     matches = list(_ANNOUNCED.finditer(text))
     if not matches:
         return None
-    rest = matches[-1]["rest"]
+    rest = matches[-1]["rest"].replace("\\$", "$").rpartition("=")[2]
+    complete = finished or matches[-1].end() < len(text)
     numbers = list(_NUMBER.finditer(rest))
-    if numbers:
-        cut_off = not finished and matches[-1].start("rest") + numbers[-1].end() == len(text)
-        return None if cut_off else _clean(numbers[-1].group())
-    if not finished and matches[-1].end() == len(text):
-        return None
-    return rest.strip().rstrip(".").strip("$* ") or None
+    if numbers and not _EXPRESSION.search(rest):
+        return _clean(numbers[-1].group()) if complete or numbers[-1].end() < len(rest) else None
+    return rest.strip().rstrip(".").strip("$* ") or None if complete else None
 
 
 def _last_number(text: str) -> str | None:

@@ -35,6 +35,8 @@ class Row:
     made: int = 0
     """Tokens generated: the ids, and an end-of-text token if there was one."""
     finish: Finish | None = None
+    abandoned: bool = False
+    """Nobody waits for it any more."""
 
     def __post_init__(self) -> None:
         self.uniform = random.Random(self.request.seed).random
@@ -199,7 +201,7 @@ class Batch:
 
 
 def _halted(row: Row) -> bool:
-    if row.finish is None and row.request.halt.reason is not None:
+    if row.finish is None and (row.abandoned or row.request.halt.reason is not None):
         row.finish = "halted"
     return row.finish == "halted"
 

@@ -58,10 +58,15 @@ class LocalBackend:
     async def generate(self, request: Request) -> Completion:
         prompt = tuple(self._prompter.path_ids(request.path))
         future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
-        self._waiting.append((Row(request, prompt, time.perf_counter()), future))
+        asking = Row(request, prompt, time.perf_counter())
+        self._waiting.append((asking, future))
         if self._driver is None or self._driver.done():
             self._driver = asyncio.create_task(self._drive())
-        row = await future
+        try:
+            row = await future
+        except asyncio.CancelledError:
+            asking.abandoned = True
+            raise
         assert row.finish is not None
         return completion_of(row, self._text(row), row.finish, time.perf_counter() - row.began)
 

@@ -145,7 +145,7 @@ def fail(error: object, code: int) -> NoReturn:
 
 
 def _solve(text: str, options: dict[str, Any]) -> int:
-    from service.display import progress, show
+    from service.display import progress, show, working
     from tts.journal import JsonlJournal
 
     strategy: Strategy = build(STRATEGIES, "strategy", options["strategy"], options["params"])
@@ -160,7 +160,8 @@ def _solve(text: str, options: dict[str, Any]) -> int:
         journal = stack.enter_context(JsonlJournal(options["journal_file"])) if options["journal_file"] else None
         if not units:
             click.echo(f"no budget given: using --tokens {DEFAULT_TOKENS}", err=True)
-        backend = open_backend(options["backend_name"])
+        with working(f"loading {options['backend_name']}"):
+            backend = open_backend(options["backend_name"])
         view = stack.enter_context(progress(problem, strategy, budget))
         outcome = asyncio.run(
             _interruptible(problem, strategy, backend, budget, scorer, sampling, prices, options["seed"], journal, view)

@@ -96,6 +96,18 @@ class Progress:
 
 
 @contextmanager
+def working(on: str) -> Iterator[None]:
+    """Say that something takes a while: a spinner on a terminal, a line elsewhere."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(on):
+            yield
+    else:
+        click.echo(on, err=True)
+        yield
+
+
+@contextmanager
 def progress(problem: Problem, strategy: Strategy, budget: Budget) -> Iterator[Callable[[Record], None]]:
     """Show progress on standard error: live on a terminal, a plain line now and then elsewhere."""
     state = Progress(problem, strategy, budget)

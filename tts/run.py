@@ -233,6 +233,8 @@ class Run:
         try:
             with self._halt.grace(self._job.models[wish.role].info.grace):
                 completion = await self._job.models[wish.role].generate(self._request(wish, key, hold))
+            if completion.usage.completion_tokens > hold.granted:
+                raise BackendError(f"{completion.usage.completion_tokens} tokens came for {hold.granted} granted")
         except BackendError as error:
             spend = hold.most if error.usage is None else self._job.tariffs[wish.role].spend(error.usage)
             hold.settle(spend)
@@ -243,7 +245,6 @@ class Run:
             cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
             hold.settle(hold.most)
             return await settle("abandoned", hold.most, reason=self._halt.reason)
-        assert completion.usage.completion_tokens <= hold.granted, "the backend generated more than it was granted"
         spend = self._job.tariffs[wish.role].spend(completion.usage)
         hold.settle(spend)
         reason = self._halt.reason if completion.finish == "halted" else None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -17,7 +18,7 @@ from tts.halt import Halt
 from tts.journal import Arrived, Held, MemoryJournal, Settled
 from tts.run import Run
 from tts.strategy import Strategy
-from tts.types import Answer, Budget, Path, Problem, Remaining, Sampling
+from tts.types import Answer, Budget, Completion, Path, Problem, Remaining, Sampling
 
 BUDGET = Budget(tokens=5_000)
 Body = Callable[[Problem, Run], Awaitable[Any]]
@@ -366,3 +367,38 @@ def test_special_words_in_problem_and_answer_forge_nothing() -> None:
         return (await run.sample([Path.of(problem)]))[0].text
 
     assert done(body, backend=FakeBackend(lambda request: forged), problem=Problem.ask(forged, Text())) == forged
+
+
+def test_a_backend_that_makes_more_than_it_was_granted_fails_and_is_charged_its_hold() -> None:
+    class Greedy(FakeBackend):
+        async def generate(self, request: Request) -> Completion:
+            return await super().generate(replace(request, max_tokens=request.max_tokens + 5))
+
+    with pytest.raises(NoSamples, match="15 tokens came for 10 granted") as error:
+        solved(Single(), BUDGET, backend=Greedy(lambda request: "on " * 99), sampling=Sampling(max_tokens=10))
+    assert error.value.result.bill.lost >= 10
+
+
+def test_where_a_text_cannot_be_continued_no_answer_is_forced_and_that_is_said() -> None:
+    backend = FakeBackend(lambda request: "on " * 99, FAKE.model_copy(update={"capabilities": frozenset()}))
+    result = solved(Single(), Budget(tokens=40), backend=backend)
+    assert result.answer is None
+    assert result.notes == ("no answer was forced: fake cannot continue a text",)
+
+
+def test_an_answer_whose_bracket_was_never_closed_is_not_forced() -> None:
+    result = solved(Single(), Budget(tokens=40), backend=FakeBackend(lambda request: "12 " * 99))
+    assert result.answer is None
+    assert result.stop == "budget"
+
+
+def test_an_answer_is_forced_from_the_best_path() -> None:
+    def handler(request: Request) -> Reply:
+        forced = request.path.steps and request.path.steps[-1].text.endswith("\\boxed{")
+        return Reply("42} I think" if forced else "so " * 99)
+
+    result = solved(Single(), Budget(tokens=40), backend=FakeBackend(handler))
+    assert result.answer is not None
+    assert (result.answer.text, result.answer.chosen) == ("42", "forced at the end")
+    assert result.answer.path.text.startswith("so so so")
+    assert result.bill.tokens == 31

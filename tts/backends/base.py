@@ -47,5 +47,8 @@ class Backend(Protocol):
         ...
 
     async def generate(self, request: Request) -> Completion:
-        """At most `request.max_tokens` tokens. Raises `BackendError` with what the failure is known to cost."""
+        """At most `request.max_tokens` tokens. Raises `BackendError` with what the failure is known to cost.
+
+        A completion with more tokens than that is treated as a failure, charged with the whole hold.
+        """
         ...

@@ -72,16 +72,16 @@ class Batch:
         self.rows: list[Row] = []
         self._kv = KeyValues()
 
-    def step(self, joining: list[Row]) -> list[Row]:
-        """Give every row one token, then let `joining` in, with their first; returns the rows that ended."""
+    def step(self, joining: list[Row]) -> None:
+        """Give every row one token, then let `joining` in, with their first. Whoever has ended is no longer
+        among the `rows` when it returns."""
         with torch.inference_mode():
-            ended = self._leave()
+            self._leave()
             if self.rows:
                 self._extend()
-            ended += self._leave()
-            ended += self._join(joining)
-            ended += self._leave()
-        return ended
+            self._leave()
+            self._join(joining)
+            self._leave()
 
     def clear(self) -> None:
         self.rows, self._kv = [], KeyValues()
@@ -99,16 +99,15 @@ class Batch:
         self._kv.end += 1
         self._choose(self.rows, hidden)
 
-    def _join(self, joining: list[Row]) -> list[Row]:
-        """Prefill each distinct prompt once; its rows choose their first tokens from one distribution.
-
-        Returns those that were halted before they began.
-        """
+    def _join(self, joining: list[Row]) -> None:
+        """Prefill each distinct prompt once; its rows choose their first tokens from one distribution."""
         prompts: dict[tuple[int, ...], list[Row]] = {}
         for row in joining:
-            if not _halted(row):
-                prompts.setdefault(row.prompt, []).append(row)
-        for prompt, rows in prompts.items():
+            prompts.setdefault(row.prompt, []).append(row)
+        for prompt, asking in prompts.items():
+            rows = [row for row in asking if not halted(row)]
+            if not rows:
+                continue
             fresh = KeyValues()
             positions = torch.arange(len(prompt), device=self._head.device)
             hidden = self._model.model(
@@ -122,7 +121,6 @@ class Batch:
                 row.cached = len(prompt)
             self._admit(rows, fresh, len(prompt))
             self._choose(rows, hidden.expand(len(rows), -1))
-        return [row for row in joining if row.finish == "halted"]
 
     def _admit(self, rows: list[Row], fresh: KeyValues, length: int) -> None:
         """Put the prompt's keys and values before the common end, a copy for every row."""
@@ -158,17 +156,18 @@ class Batch:
                 for keys, values in self._kv.layers
             ]
 
-    def _leave(self) -> list[Row]:
-        """Take out the rows that are finished or halted."""
-        staying = [i for i, row in enumerate(self.rows) if row.finish is None and not _halted(row)]
-        ended = [row for row in self.rows if row.finish is not None]
+    def _leave(self) -> None:
+        """Take out the rows that are finished or halted, and the columns that only they had reached."""
+        staying = [i for i, row in enumerate(self.rows) if row.finish is None and not halted(row)]
         if not staying:
             self.clear()
-        elif ended:
-            chosen = self._tensor(staying)
+        elif len(staying) < len(self.rows):
             self.rows = [self.rows[i] for i in staying]
-            self._kv.layers = [(keys[chosen], values[chosen]) for keys, values in self._kv.layers]
-        return ended
+            chosen = self._tensor(staying)
+            # All of a row is cached but its last token.
+            first = self._kv.end - max(len(row.prompt) + len(row.ids) - 1 for row in self.rows)
+            self._kv.layers = [(keys[chosen, :, first:], values[chosen, :, first:]) for keys, values in self._kv.layers]
+            self._kv.end -= first
 
     def _choose(self, rows: list[Row], hidden: Tensor) -> None:
         """Draw each row's next token from its own stream of random numbers."""
@@ -200,7 +199,8 @@ class Batch:
         return torch.tensor(values, dtype=torch.long, device=self._head.device)
 
 
-def _halted(row: Row) -> bool:
+def halted(row: Row) -> bool:
+    """Whether a row has to end now, with what it has."""
     if row.finish is None and (row.abandoned or row.request.halt.reason is not None):
         row.finish = "halted"
     return row.finish == "halted"

@@ -15,9 +15,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may ask a hub for a
 
 from tts.backends import weights
 from tts.backends.base import Request
-from tts.backends.decode import Batch, Row, completion_of
+from tts.backends.decode import Batch, Row, completion_of, halted
 from tts.backends.prompt import Prompter
-from tts.errors import BackendError
+from tts.errors import BackendError, UsageError
 from tts.types import Completion, ModelInfo, Path
 
 MAX_ROWS = 32
@@ -45,8 +45,9 @@ class LocalBackend:
         self._model = weights.load_model(folder, config, _device())
         self.info = _info(self._model, weights.EMBEDDED_NAME if source is None else file.stem, folder)
         self._batch = Batch(self._model, _stop_ids(self._model, self._prompter), self._text)
-        self._waiting: deque[tuple[Row, asyncio.Future[Row]]] = deque()
-        self._running: dict[Row, asyncio.Future[Row]] = {}
+        self._vocabulary: int = self._model.get_input_embeddings().num_embeddings
+        self._waiting: deque[tuple[Row, asyncio.Future[None]]] = deque()
+        self._running: dict[Row, asyncio.Future[None]] = {}
         self._driver: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._max_rows = max_rows
@@ -56,53 +57,72 @@ class LocalBackend:
         return len(self._prompter.path_ids(path))
 
     async def generate(self, request: Request) -> Completion:
-        prompt = tuple(self._prompter.path_ids(request.path))
-        future: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
-        asking = Row(request, prompt, time.perf_counter())
-        self._waiting.append((asking, future))
+        row = Row(request, self._prompt(request), time.perf_counter())
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((row, future))
         if self._driver is None or self._driver.done():
             self._driver = asyncio.create_task(self._drive())
         try:
-            row = await future
+            await future
         except asyncio.CancelledError:
-            asking.abandoned = True
+            row.abandoned = True
             raise
         assert row.finish is not None
         return completion_of(row, self._text(row), row.finish, time.perf_counter() - row.began)
 
     async def _drive(self) -> None:
         """Step the batch, in its own thread, until nobody waits for anything."""
-        loop = asyncio.get_running_loop()
         while self._waiting or self._running:
             await asyncio.sleep(0)  # requests made at the same moment join at the same step
-            joining = self._places()
             try:
-                ended = await loop.run_in_executor(self._thread, self._batch.step, joining)
-            except RuntimeError as error:  # torch: out of memory, a broken shape
-                self._fail(BackendError(f"{self.info.name}: {error}"))
-                continue
-            for row in ended:
-                self.generated += row.made
-                future = self._running.pop(row)
-                if not future.done():
-                    future.set_result(row)
+                await self._step(self._places())
+            except BackendError as error:
+                self._fail(error)
+            self._settle()
+
+    async def _step(self, joining: list[Row]) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._batch.step, joining)
+        except Exception as error:  # out of memory, a broken shape, somebody's `watch`: nobody may wait for ever
+            raise BackendError(f"{self.info.name}: {error}") from error
 
     def _places(self) -> list[Row]:
+        """Who joins now: as many as there is room for, and all whom the step will only tell to go."""
+        waiting, self._waiting = self._waiting, deque()
         joining = []
-        while self._waiting and len(self._running) < self._max_rows:
-            row, future = self._waiting.popleft()
-            self._running[row] = future
-            joining.append(row)
+        for row, future in waiting:
+            if len(self._running) < self._max_rows or halted(row):
+                self._running[row] = future
+                joining.append(row)
+            else:
+                self._waiting.append((row, future))
         return joining
 
     def _fail(self, error: BackendError) -> None:
         """A step that broke takes the whole batch with it; nobody knows what its rows had cost."""
         self._batch.clear()
-        for row, future in self._running.items():
-            self.generated += row.made
+        for future in self._running.values():
             if not future.done():
                 future.set_exception(error)
-        self._running.clear()
+
+    def _settle(self) -> None:
+        """Answer for every row that is no longer in the batch, also where it left in a step that nobody awaited:
+        the one that runs on when its event loop is closed."""
+        for row in [row for row in self._running if row not in self._batch.rows]:
+            self.generated += row.made
+            future = self._running.pop(row)
+            if not future.done():
+                future.set_result(None)
+
+    def _prompt(self, request: Request) -> tuple[int, ...]:
+        """The ids of the prompt. Refuses what would break the step, and with it the batch that others are in."""
+        ids = tuple(self._prompter.path_ids(request.path))
+        unknown = [i for i in (*ids, *request.sampling.banned_ids) if not 0 <= i < self._vocabulary]
+        if unknown:
+            raise UsageError(f"{self.info.name} has no token {unknown[0]}; its last one is {self._vocabulary - 1}")
+        if not ids:
+            raise UsageError(f"{self.info.name} cannot continue an empty prompt; give it a message or a token")
+        return ids
 
     def _text(self, row: Row) -> str:
         return self._prompter.decode(row.ids, row.prompt)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path as File
 from typing import Any
@@ -144,14 +145,18 @@ def _sample(file: File) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers without progress bars and advice, which are not ours to print."""
+    """Transformers without progress bars and advice, which are not ours to print.
+
+    One of its bars heeds no setting, so what is written to standard error meanwhile is dropped; failures raise.
+    """
     from transformers.utils import logging
 
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.set_verbosity(level)
         logging.enable_progress_bar()

@@ -26,14 +26,13 @@ from tts.types import Budget, Problem
 from verifiers.confidence import Confidence
 
 TARGET = 5_000
-SAMPLES, BATCH, ROUNDS, SOLVES = 2_000, 100, 7, 1_000
+BATCH, SOLVES, ROUNDS = 100, 20, 9
 REPLY = "Twelve eggs at two dollars each are twenty-four dollars, so the answer is \\boxed{24}"
 
 
-async def once(samples: int, journal: Journal | None = None) -> float:
-    """Solve once; samples per second."""
+async def once(samples: int, journal: Journal | None = None) -> None:
+    """Solve one problem by best-of-N."""
     problem = Problem.ask("How much are twelve eggs at two dollars each?", Maths())
-    began = time.perf_counter()
     result = await solve(
         problem,
         BestOfN(n=samples),
@@ -42,9 +41,20 @@ async def once(samples: int, journal: Journal | None = None) -> float:
         budget=Budget(tokens=1_000 * samples),
         journal=journal,
     )
-    seconds = time.perf_counter() - began
     assert result.samples.finished == len(result.trace.calls) == samples
-    return samples / seconds
+
+
+async def round_of(folder: File | None = None) -> float:
+    """Samples per second over some solves, each with a journal of its own."""
+    began = time.perf_counter()
+    for i in range(SOLVES):
+        if folder is None:
+            await once(BATCH)
+        else:
+            with JsonlJournal(folder / f"{i}.jsonl") as journal:
+                await once(BATCH, journal)
+            (folder / f"{i}.jsonl").unlink()
+    return BATCH * SOLVES / (time.perf_counter() - began)
 
 
 def rate(name: str, rates: list[float], target: int | None) -> None:
@@ -56,29 +66,34 @@ def rate(name: str, rates: list[float], target: int | None) -> None:
 
 async def main() -> None:
     """Print each figure beside its target."""
-    await once(100)
-    rate("journal in memory", [await once(SAMPLES) for _ in range(ROUNDS)], TARGET)
+    await round_of()
+    print(f"this machine: {additions():.2f} s for ten million additions in a Python loop")
+    rate("journal in memory", [await round_of() for _ in range(ROUNDS)], TARGET)
     with tempfile.TemporaryDirectory() as folder:
-        rates = []
-        for i in range(ROUNDS):
-            with JsonlJournal(File(folder) / f"{i}.jsonl") as journal:
-                rates.append(await once(SAMPLES, journal))
-        rate("journal in a JSONL file", rates, TARGET)
+        rate("journal in a JSONL file", [await round_of(File(folder)) for _ in range(ROUNDS)], None)
     await memory()
 
 
+def additions() -> float:
+    """Seconds for a loop that only Python's own speed decides, to compare machines by."""
+    began, total = time.perf_counter(), 0
+    for i in range(10_000_000):
+        total += i
+    return time.perf_counter() - began
+
+
 async def memory() -> None:
-    """Print how the process grows over many solves."""
+    """Print how the process grows over a thousand solves."""
     sizes = []
-    for i in range(SOLVES):
-        await once(100)
-        if i % 100 == 99:
-            gc.collect()
-            sizes.append(resident())
+    for _ in range(10):
+        for _ in range(100):
+            await once(BATCH)
+        gc.collect()
+        sizes.append(resident())
     growth = (sizes[-1] - sizes[0]) / sizes[0]
     print(
-        f"memory over {SOLVES:,} solves of 100 samples: {sizes[0]:.1f} MB after the first 100, "
-        f"{sizes[-1]:.1f} MB at the end; growth {growth:+.1%}, target under 2%"
+        f"memory over 1,000 solves of {BATCH} samples: {sizes[0]:.1f} MB after the first 100, {sizes[-1]:.1f} MB at "
+        f"the end; growth {growth:+.1%}, target under 2%"
     )
 
 

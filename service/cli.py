@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib.util import find_spec
 from pathlib import Path as File
@@ -17,6 +18,7 @@ def main() -> None:
         sys.exit(2)
     from service.commands import cli
 
+    gc.freeze()  # what is imported stays: the collector need not look at it again and again
     cli()
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, cast
 
 from tts.types import Reason
@@ -44,15 +43,14 @@ class Halt:
 
         return unsubscribe
 
-    @contextmanager
-    def grace(self, seconds: float) -> Iterator[None]:
-        """Cancel the current task if it is still in here `seconds` after the halt was set."""
+    def watch(self, seconds: float) -> asyncio.Task[Any]:
+        """Cancel the current task if it is still watched `seconds` after the halt was set. Returns the task."""
         task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._patience[task] = seconds
-        try:
-            yield
-        finally:
-            del self._patience[task]
+        return task
+
+    def unwatch(self, task: asyncio.Task[Any]) -> None:
+        del self._patience[task]
 
     def _cancel(self, task: asyncio.Task[Any]) -> None:
         if task in self._patience:

@@ -284,8 +284,11 @@ class Log:
         await self._journal.append(*records)
         for record in records:
             self._observe(record)
-            if isinstance(record, Settled) and record.outcome == "lost":
-                self._settled[record.key] = record
+
+    async def lose(self, lost: Settled) -> None:
+        """Book a call that was in flight when a process died; it will be made again under another key."""
+        self._settled[lost.key] = lost
+        await self.append(lost)
 
 
 def _matching(found: Outcome | None, key: str, request: str) -> Outcome | None:

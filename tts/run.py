@@ -230,22 +230,25 @@ class Run:
     async def _send(self, wish: _Wish, key: str, hold: Hold) -> Settled:
         """Generate under a hold, and settle it with whatever came of that."""
         settle = partial(self._settle, wish, key)
+        backend, tariff = self._job.models[wish.role], self._job.tariffs[wish.role]
+        task = self._halt.watch(backend.info.grace)
         try:
-            with self._halt.grace(self._job.models[wish.role].info.grace):
-                completion = await self._job.models[wish.role].generate(self._request(wish, key, hold))
+            completion = await backend.generate(self._request(wish, key, hold))
             if completion.usage.completion_tokens > hold.granted:
                 raise BackendError(f"{completion.usage.completion_tokens} tokens came for {hold.granted} granted")
         except BackendError as error:
-            spend = hold.most if error.usage is None else self._job.tariffs[wish.role].spend(error.usage)
+            spend = hold.most if error.usage is None else tariff.spend(error.usage)
             hold.settle(spend)
             return await settle("failed", spend, error=str(error))
         except asyncio.CancelledError:
             if self._halt.reason is None:
                 raise
-            cast("asyncio.Task[Any]", asyncio.current_task()).uncancel()
+            task.uncancel()
             hold.settle(hold.most)
             return await settle("abandoned", hold.most, reason=self._halt.reason)
-        spend = self._job.tariffs[wish.role].spend(completion.usage)
+        finally:
+            self._halt.unwatch(task)
+        spend = tariff.spend(completion.usage)
         hold.settle(spend)
         reason = self._halt.reason if completion.finish == "halted" else None
         if completion.finish == "length" and hold.cut:

@@ -271,7 +271,7 @@ async def _open(
         return log
     _check_same_job(records[0], header)
     for held in log.in_flight():
-        await log.append(_lost(held, log.elapsed))
+        await log.lose(_lost(held, log.elapsed))
     return log
 
 

@@ -222,8 +222,8 @@ class Step(Noun):
 
     @property
     def mean_logprob(self) -> float | None:
-        total = self.completion.logprob if self.completion else None
-        return total / self.tokens if total is not None and self.tokens else None
+        total, tokens = self.completion.logprob if self.completion else None, self.tokens
+        return total / tokens if total is not None and tokens else None
 
     @property
     def self_certainty(self) -> float | None:

@@ -55,13 +55,12 @@ def _mean(path: Path, of: Callable[[Step], float | None]) -> float | None:
     """The mean over generated tokens; None where some step does not know its own."""
     total, tokens = 0.0, 0
     for step in path.steps:
-        if not step.tokens:
-            continue
-        value = of(step)
-        if value is None:
-            return None
-        total += value * step.tokens
-        tokens += step.tokens
+        if made := step.tokens:
+            value = of(step)
+            if value is None:
+                return None
+            total += value * made
+            tokens += made
     return total / tokens if tokens else None
 
 

@@ -67,6 +67,7 @@ def rate(name: str, rates: list[float], target: int | None) -> None:
 async def main() -> None:
     """Print each figure beside its target."""
     await round_of()
+    gc.freeze()  # as the command does, once all is imported
     print(f"this machine: {additions():.2f} s for ten million additions in a Python loop")
     rate("journal in memory", [await round_of() for _ in range(ROUNDS)], TARGET)
     with tempfile.TemporaryDirectory() as folder:

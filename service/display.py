@@ -92,6 +92,8 @@ class Progress:
     def _burnt(self) -> str:
         seconds = time.monotonic() - self._began
         tokens = f"{self.spent:,}" + (f" of {self._budget.tokens:,}" if self._budget.tokens else "") + " tokens"
+        if self.held:
+            tokens += f" ({sum(self.held.values()):,} reserved)"
         return tokens + f", {seconds:.0f}" + (f" of {self._budget.seconds:g}" if self._budget.seconds else "") + " s"
 
 

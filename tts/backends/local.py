@@ -12,6 +12,8 @@ from pathlib import Path as File
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may ask a hub for anything
+# OpenMP's threads would spin while they wait for each other: beside one busy process that costs a factor of ten.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from tts.backends import weights
 from tts.backends.base import Request

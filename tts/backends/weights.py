@@ -93,9 +93,12 @@ def _unpack(source: File, folder: File) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.config.dtype = torch.float32  # exactly what the file says, and what a CPU computes in: loading only maps it
-    with quiet():
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    try:
+        with quiet():
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+    except Exception as error:  # a full disk, in the words of safetensors or tokenizers
+        raise UsageError(f"cannot unpack {source.name} into {folder.parent}: {_first_line(error)}") from error
 
 
 def read_config(folder: File) -> dict[str, Any]:
@@ -104,11 +107,16 @@ def read_config(folder: File) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {folder / 'config.json'}: {_first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"cannot read {folder / 'config.json'}: it holds no JSON object")
     if config.get("model_type") not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UsageError(f"{folder} is a {config.get('model_type')!r} model; the local backend loads {known}")
     if config.get("use_sliding_window"):
         raise UsageError(f"{folder} attends through a sliding window, which the local backend does not do")
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if scaling.get("rope_type", scaling.get("type")) in ("dynamic", "longrope"):  # the longest row would decide for all
+        raise UsageError(f"{folder} turns its positions by the length of the text, which the local backend does not do")
     return config
 
 
@@ -121,11 +129,18 @@ def load_model(folder: File, config: dict[str, Any], device: str) -> Any:
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
         with quiet():
-            model = architecture.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+            model, report = architecture.from_pretrained(
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                attn_implementation="sdpa",
+                output_loading_info=True,
             )
     except Exception as error:  # whatever transformers and safetensors raise for a broken folder
         raise UsageError(f"cannot load the model in {folder}: {_first_line(error)}") from error
+    if report["missing_keys"]:  # which transformers would make up at random
+        raise UsageError(f"the safetensors in {folder} lack {', '.join(sorted(report['missing_keys'])[:3])}")
     return model.to(device).eval()
 
 
@@ -151,7 +166,7 @@ def quiet() -> Iterator[None]:
     """
     from transformers.utils import logging
 
-    level = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -159,7 +174,8 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
-        logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

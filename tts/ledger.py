@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from tts.cost import Tariff
@@ -35,32 +34,24 @@ class Grant(NamedTuple):
 
 
 class Hold:
-    """Permission to spend. Settle it inside its `async with`; one left unsettled is charged in full."""
+    """Permission to spend. Settle it inside its `with`; one left unsettled is charged in full."""
 
-    def __init__(self, ledger: Ledger, ask: Ask, halt: Halt) -> None:
-        self._ledger, self._ask, self._halt = ledger, ask, halt
-        self.granted = 0
-        self.most = NOTHING
-        self._open = False
-
-    async def __aenter__(self) -> Self:
-        self.granted, self.most = await self._ledger._granted(self._ask, self._halt)
-        self._open = True
-        return self
-
-    @property
-    def cut(self) -> bool:
+    def __init__(self, ledger: Ledger, ask: Ask, grant: Grant) -> None:
+        self._ledger = ledger
+        self.granted, self.most = grant
+        self.cut = self.granted < ask.ceiling
         """Whether the budget granted less than was asked for."""
-        return self.granted < self._ask.ceiling
+        self._open = True
 
     def settle(self, spend: Spend) -> None:
         assert self._open, "a hold is settled once"
         self._open = False
         self._ledger._settle(self.most, spend)
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._open:
             self.settle(self.most)
 
@@ -88,24 +79,21 @@ class Ledger:
             limit.flops - spent.flops - held.flops,
         )
 
-    def hold(self, ask: Ask, halt: Halt) -> Hold:
-        """`async with ledger.hold(…) as hold:`; raises `Refused` for want of budget or when halted."""
-        return Hold(self, ask, halt)
-
-    def release_reserve(self) -> None:
-        """The search is over: the finisher may have what was set aside for it."""
-        self.reserve = 0
-
-    async def _granted(self, ask: Ask, halt: Halt) -> Grant:
+    async def hold(self, ask: Ask, halt: Halt) -> Hold:
+        """`with await ledger.hold(…) as hold:`; raises `Refused` for want of budget or when halted."""
         assert 1 <= ask.floor <= ask.ceiling
         if halt.reason is not None:
             raise Refused(halt.reason)
         grant = None if self._waiting else self._try(ask)
-        if grant is not None:
-            return grant
-        if not self._open:
-            raise Refused("budget")
-        return await self._wait(ask, halt)
+        if grant is None:
+            if not self._open:
+                raise Refused("budget")
+            grant = await self._wait(ask, halt)
+        return Hold(self, ask, grant)
+
+    def release_reserve(self) -> None:
+        """The search is over: the finisher may have what was set aside for it."""
+        self.reserve = 0
 
     async def _wait(self, ask: Ask, halt: Halt) -> Grant:
         turn: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()

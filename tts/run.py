@@ -221,7 +221,7 @@ class Run:
             return await self._settle(wish, key, "refused", NOTHING, reason="context")
         ask = Ask(job.tariffs[wish.role], wish.prompt, ceiling, min(SMALLEST_GRANT, ceiling))
         try:
-            async with job.ledger.hold(ask, self._halt) as hold:
+            with await job.ledger.hold(ask, self._halt) as hold:
                 await job.log.append(self._held(wish, key, hold))
                 return await self._send(wish, key, hold)
         except Refused as refusal:

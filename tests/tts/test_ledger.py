@@ -36,7 +36,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 def test_a_hold_gets_its_ceiling_and_gives_back_what_it_did_not_use() -> None:
     async def main() -> None:
         ledger = Ledger(tokens(100))
-        async with ledger.hold(ask(60), Halt()) as hold:
+        with await ledger.hold(ask(60), Halt()) as hold:
             assert (hold.granted, ledger.free.tokens) == (60, 40)
             hold.settle(Spend(25, 0.0, 0.0))
         assert (ledger.spent.tokens, ledger.free.tokens, ledger.held) == (25, 75, NOTHING)
@@ -47,9 +47,8 @@ def test_a_hold_gets_its_ceiling_and_gives_back_what_it_did_not_use() -> None:
 def test_a_hold_left_unsettled_is_charged_in_full() -> None:
     async def main() -> None:
         ledger = Ledger(tokens(100))
-        with pytest.raises(ZeroDivisionError):
-            async with ledger.hold(ask(60), Halt()):
-                raise ZeroDivisionError
+        with pytest.raises(ZeroDivisionError), await ledger.hold(ask(60), Halt()):
+            raise ZeroDivisionError
         assert ledger.spent.tokens == 60
 
     run(main())
@@ -57,7 +56,7 @@ def test_a_hold_left_unsettled_is_charged_in_full() -> None:
 
 def test_a_hold_is_settled_once() -> None:
     async def main() -> None:
-        async with Ledger(tokens(100)).hold(ask(60), Halt()) as hold:
+        with await Ledger(tokens(100)).hold(ask(60), Halt()) as hold:
             hold.settle(NOTHING)
             with pytest.raises(AssertionError):
                 hold.settle(NOTHING)
@@ -70,7 +69,7 @@ def test_holds_wait_for_their_whole_ceiling_in_the_order_in_which_they_asked() -
         ledger, order = Ledger(tokens(100)), []
 
         async def call(name: str, ceiling: int, used: int) -> None:
-            async with ledger.hold(ask(ceiling), Halt()) as hold:
+            with await ledger.hold(ask(ceiling), Halt()) as hold:
                 order.append((name, hold.granted))
                 await asyncio.sleep(1)
                 hold.settle(Spend(used, 0.0, 0.0))
@@ -87,7 +86,7 @@ def test_the_last_one_waiting_gets_the_remnant_once_nothing_else_is_open() -> No
         ledger, granted = Ledger(tokens(100)), []
 
         async def call() -> None:
-            async with ledger.hold(ask(80, floor=15), Halt()) as hold:
+            with await ledger.hold(ask(80, floor=15), Halt()) as hold:
                 granted.append(hold.granted)
                 await asyncio.sleep(1)
                 hold.settle(Spend(hold.granted, 0.0, 0.0))
@@ -101,9 +100,8 @@ def test_the_last_one_waiting_gets_the_remnant_once_nothing_else_is_open() -> No
 
 def test_less_than_the_floor_is_refused_for_want_of_budget() -> None:
     async def main() -> None:
-        with pytest.raises(Refused) as refusal:
-            async with Ledger(tokens(7)).hold(ask(80, floor=8), Halt()):
-                pass
+        with pytest.raises(Refused) as refusal, await Ledger(tokens(7)).hold(ask(80, floor=8), Halt()):
+            pass
         assert refusal.value.reason == "budget"
 
     run(main())
@@ -114,7 +112,7 @@ def test_a_halt_refuses_those_who_wait_and_those_who_come_later() -> None:
         ledger, halt = Ledger(tokens(100)), Halt()
 
         async def call() -> None:
-            async with ledger.hold(ask(100), halt) as hold:
+            with await ledger.hold(ask(100), halt) as hold:
                 await asyncio.sleep(1)
                 hold.settle(NOTHING)
 
@@ -137,7 +135,7 @@ def test_a_waiting_call_that_is_cancelled_takes_nothing_with_it() -> None:
         ledger = Ledger(tokens(100))
 
         async def call() -> None:
-            async with ledger.hold(ask(100), Halt()) as hold:
+            with await ledger.hold(ask(100), Halt()) as hold:
                 await asyncio.sleep(1)
                 hold.settle(NOTHING)
 
@@ -154,7 +152,7 @@ def test_a_waiting_call_that_is_cancelled_takes_nothing_with_it() -> None:
 def test_a_grant_that_arrives_together_with_a_cancellation_is_given_back() -> None:
     async def main() -> None:
         ledger = Ledger(tokens(100))
-        async with ledger.hold(ask(100), Halt()) as hold:
+        with await ledger.hold(ask(100), Halt()) as hold:
             waiter = asyncio.create_task(_hold_for_ever(ledger))
             await asyncio.sleep(0)
             hold.settle(NOTHING)
@@ -166,17 +164,17 @@ def test_a_grant_that_arrives_together_with_a_cancellation_is_given_back() -> No
 
 
 async def _hold_for_ever(ledger: Ledger) -> None:
-    async with ledger.hold(ask(100), Halt()):
+    with await ledger.hold(ask(100), Halt()):
         await asyncio.sleep(math.inf)
 
 
 def test_the_reserve_is_invisible_until_it_is_released() -> None:
     async def main() -> None:
         ledger = Ledger(tokens(40), reserve=10)
-        async with ledger.hold(ask(100), Halt()) as hold:
+        with await ledger.hold(ask(100), Halt()) as hold:
             assert hold.granted == 30
         ledger.release_reserve()
-        async with ledger.hold(ask(100), Halt()) as hold:
+        with await ledger.hold(ask(100), Halt()) as hold:
             assert hold.granted == 10
 
     run(main())
@@ -206,7 +204,7 @@ def test_what_is_spent_and_held_never_exceeds_the_limit(limit: int, calls: list[
         ledger = Ledger(tokens(limit))
 
         async def call(ceiling: int, share: float, seconds: float) -> None:
-            async with ledger.hold(ask(ceiling), Halt()) as hold:
+            with await ledger.hold(ask(ceiling), Halt()) as hold:
                 assert ledger.spent.tokens + ledger.held.tokens <= limit
                 await asyncio.sleep(seconds)
                 hold.settle(Spend(int(hold.granted * share), 0.0, 0.0))

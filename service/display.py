@@ -21,6 +21,7 @@ from rich.text import Text
 from tts.errors import NoSamples
 from tts.journal import Held, Record, Settled
 from tts.strategy import Strategy
+from tts.trace import FINISHER
 from tts.types import Budget, Problem, Result
 
 BACKEND_FAILED, NO_ANSWER, INTERRUPTED = 4, 3, 130
@@ -49,7 +50,7 @@ class Progress:
             self.spent += int(record.spend.tokens)
             self.usd += record.spend.usd
             self.flops += record.spend.flops
-            if record.segments:
+            if record.segments and not record.key.startswith(FINISHER):
                 self._sample("".join(s.text for s in record.segments), record.segments[-1].finish == "stop")
 
     def line(self) -> str:

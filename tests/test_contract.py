@@ -188,7 +188,7 @@ def test_a_job_may_be_killed_again_while_it_resumes() -> None:
     assert result.samples.finished == 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tokens=st.integers(1, 3_000),
     n=st.integers(1, 64),

@@ -112,7 +112,9 @@ def _template(folder: File, settings: dict[str, Any]) -> Callable[..., str] | No
     source = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
     if not source:
         return None
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
     environment.globals.update(raise_exception=_refuse, strftime_now=lambda form: datetime.now(UTC).strftime(form))
     return environment.from_string(source).render
 

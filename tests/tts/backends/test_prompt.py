@@ -95,6 +95,12 @@ def test_a_template_that_drops_or_refuses_a_message_is_one_clear_error(tmp_path:
         refuses.path_ids(asked("a"))
 
 
+def test_a_template_may_leave_its_loops_early(tmp_path: Path) -> None:
+    source = "{% for m in messages %}{{ m.content }}{% if loop.last %}{% break %}{% endif %}|{% endfor %}"
+    prompter = Prompter(build(tmp_path / "early", "Llama", source))
+    assert prompter.decode(prompter.path_ids(asked("a", "b"))) == "a|b"
+
+
 def test_a_model_without_a_template_reads_one_message(tmp_path: Path) -> None:
     bare = Prompter(build(tmp_path / "bare", "Llama", None))
     assert bare.decode(bare.path_ids(asked("once upon"))) == "once upon"

@@ -1,0 +1,247 @@
+"""Train a lab policy: deterministic by its seed, resumable, its settings read from beside the weights it writes.
+
+    python -m evals.lab.train evals/lab/models/chain-2m
+
+reads `training.toml` in that folder and fills it with the model. What has to survive an interruption lies in
+`DIR/.training`; the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path as File
+from typing import Any, Literal
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two trainings side by side must not spin for each other
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from evals.lab import chain, countdown
+from evals.lab.tokens import BOS_ID, EOS_ID, PAD_ID, VOCABULARY, encode, tokenizer
+
+TASKS = {"chain": chain.training_pair, "countdown": countdown.training_pair}
+POOL = 512
+"""Examples drawn together and sorted by length, so that a batch holds little padding."""
+SAVE_SECONDS, SAY_SECONDS = 120.0, 10.0
+SNAPSHOTS = (0.25, 0.5)
+IGNORED = -100
+
+Example = tuple[list[int], list[int]]
+"""Token ids that are read, and token ids that are learnt."""
+
+
+class Settings(BaseModel):
+    """Everything that decides what a training yields. Sizes in tokens, `curriculum`, `warmup` and `decay` as shares
+    of the training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Literal["chain", "countdown"]
+    seed: int
+    hidden: int
+    layers: int
+    intermediate: int
+    heads: int
+    context: int = 1024
+    tokens: int
+    batch_tokens: int = 8192
+    learning_rate: float = 3e-3
+    curriculum: float = 0.3
+    warmup: float = 0.01
+    decay: float = 0.5
+    threads: int = 1
+
+
+class Training:
+    """One training from its first token, or from where it was interrupted, to its last."""
+
+    def __init__(self, folder: File) -> None:
+        self.folder, self.work = folder, folder / ".training"
+        self.settings = read_settings(folder)
+        torch.set_num_threads(self.settings.threads)
+        torch.manual_seed(self.settings.seed)
+        torch.use_deterministic_algorithms(True)
+        self.model = build(self.settings)
+        self.forward = torch.compile(self.model, dynamic=True)
+        self.optimizers = _optimizers(self.model, self.settings.learning_rate)
+        self.done = self.pool = self.batch = 0
+        """Tokens seen; the pool and the batch in it that come next."""
+        self.seconds = 0.0
+        self._resume()
+
+    def run(self) -> None:
+        """Train to the end, saying how far it is, and write the finished model."""
+        began, since, said, saved = time.monotonic(), self.seconds, 0.0, time.monotonic()
+        losses: list[float] = []
+        for examples in self._batches():
+            losses.append(self._step(examples))
+            now = time.monotonic()
+            self.seconds = since + now - began
+            if now - said > SAY_SECONDS or self.done >= self.settings.tokens:
+                self._say(sum(losses) / len(losses))
+                said, losses = now, []
+            if now - saved > SAVE_SECONDS:
+                self._checkpoint()
+                saved = now
+        save(self.model, self.folder)
+        self._checkpoint()
+
+    def _batches(self) -> Iterator[list[Example]]:
+        total = self.settings.tokens
+        while self.done < total:
+            batches = self._pool()
+            while self.batch < len(batches) and self.done < total:
+                before = self.done
+                self.batch += 1
+                yield batches[self.batch - 1]
+                for share in SNAPSHOTS:
+                    if before < share * total <= self.done:
+                        save(self.model, self.work / f"{share:.0%}")
+            if self.batch == len(batches):
+                self.pool, self.batch, self.start = self.pool + 1, 0, self.done
+
+    def _pool(self) -> list[list[Example]]:
+        """The batches of the next pool, which depend on nothing but its number and the tokens seen before it."""
+        rng = random.Random(f"{self.settings.seed}/{self.pool}")
+        progress = min(1.0, self.start / self.settings.tokens / self.settings.curriculum)
+        pairs = (TASKS[self.settings.task](rng, progress) for _ in range(POOL))
+        examples = [([BOS_ID, *encode(prompt)], [*encode(solution), EOS_ID]) for prompt, solution in pairs]
+        return packed(examples, self.settings.batch_tokens, rng)
+
+    def _step(self, examples: list[Example]) -> float:
+        """Learn from one batch; its loss in nats per learnt token."""
+        inputs, targets = tensors(examples)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * self._pace()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = self.forward(input_ids=inputs, use_cache=False).logits
+        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.done += sum(len(read) + len(learnt) for read, learnt in examples)
+        return float(loss.detach())
+
+    def _pace(self) -> float:
+        """The share of the learning rate: up, level, and down to zero."""
+        share = self.done / self.settings.tokens
+        return min(1.0, (share + 1e-4) / self.settings.warmup, (1.0 - share) / self.settings.decay)
+
+    def _say(self, loss: float) -> None:
+        share = min(1.0, self.done / self.settings.tokens)
+        left = self.seconds / share * (1 - share)
+        line = {"tokens": self.done, "loss": round(loss, 4), "seconds": round(self.seconds)}
+        with (self.work / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(
+            f"{self.folder.name}: {share:.1%}, {self.done / 1e6:.2f} M tokens, {self.done / self.seconds:,.0f}/s, "
+            f"loss {loss:.4f}, {left / 60:.0f} min left",
+            flush=True,
+        )
+
+    def _checkpoint(self) -> None:
+        state = {
+            "settings": self.settings.model_dump(),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "place": (self.done, self.pool, self.batch, self.start, self.seconds),
+        }
+        torch.save(state, self.work / "new.pt")
+        (self.work / "new.pt").replace(self.work / "state.pt")
+
+    def _resume(self) -> None:
+        self.work.mkdir(exist_ok=True)
+        self.start = 0
+        if not (self.work / "state.pt").is_file():
+            return
+        state: dict[str, Any] = torch.load(self.work / "state.pt", weights_only=True)
+        if state["settings"] != self.settings.model_dump():
+            sys.exit(f"{self.folder}: training.toml changed since this training began; remove {self.work} to start anew")
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.done, self.pool, self.batch, self.start, self.seconds = state["place"]
+
+
+def read_settings(folder: File) -> Settings:
+    return Settings.model_validate(tomllib.loads((folder / "training.toml").read_text(encoding="utf-8")))
+
+
+def build(settings: Settings) -> LlamaForCausalLM:
+    """A Llama of the settings' size with random weights."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(VOCABULARY),
+            hidden_size=settings.hidden,
+            num_hidden_layers=settings.layers,
+            intermediate_size=settings.intermediate,
+            num_attention_heads=settings.heads,
+            max_position_embeddings=settings.context,
+            tie_word_embeddings=True,
+            bos_token_id=BOS_ID,
+            eos_token_id=EOS_ID,
+            pad_token_id=PAD_ID,
+            # Sequences are short: plain attention trains twice as fast on a CPU as the fused kernel.
+            attn_implementation="eager",
+        )
+    )
+
+
+def _optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the matrices, at Adam's learning rate (Liu et al. 2025), Adam for the rest. On
+    these tasks it needs well under half of Adam's tokens for the same loss."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def packed(examples: list[Example], batch_tokens: int, rng: random.Random) -> list[list[Example]]:
+    """Batches of examples of like length, none larger than `batch_tokens`, in random order."""
+    batches: list[list[Example]] = [[]]
+    for example in sorted(examples, key=lambda e: len(e[0]) + len(e[1])):
+        length = len(example[0]) + len(example[1])
+        if batches[-1] and length * (len(batches[-1]) + 1) > batch_tokens:
+            batches.append([])
+        batches[-1].append(example)
+    rng.shuffle(batches)
+    return batches
+
+
+def tensors(examples: list[Example]) -> tuple[Tensor, Tensor]:
+    """[examples, longest] ids, padded at the right, and the ids that should follow where they are to be learnt."""
+    width = max(len(read) + len(learnt) for read, learnt in examples)
+    inputs = torch.full((len(examples), width), PAD_ID)
+    targets = torch.full((len(examples), width), IGNORED)
+    for i, (read, learnt) in enumerate(examples):
+        end = len(read) + len(learnt)
+        inputs[i, :end] = torch.tensor(read + learnt)
+        targets[i, len(read) - 1 : end - 1] = torch.tensor(learnt)
+    return inputs, targets
+
+
+def save(model: LlamaForCausalLM, folder: File) -> None:
+    """Write weights in float16, configuration and tokenizer."""
+    half = LlamaForCausalLM(model.config)
+    half.load_state_dict(model.state_dict())
+    half.to(torch.float16).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    Training(File(sys.argv[1])).run()

@@ -21,6 +21,23 @@ from tts.types import Problem
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Variadic(click.Command):
+    """A command whose repeatable options take several values after one name: `--tokens 250 500 1000`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        several = {name for p in self.params if isinstance(p, click.Option) and p.multiple for name in p.opts}
+        spread: list[str] = []
+        current, fresh = None, False
+        for arg in args:
+            if arg.startswith("-"):
+                current, fresh = (arg if arg in several else None), True
+            elif current is not None:
+                spread += [] if fresh else [current]
+                fresh = False
+            spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
 def build(known: Mapping[str, type[Model]], noun: str, name: str, params: Sequence[str]) -> Model:
     """A strategy or verifier from its name and `NAME=VALUE` parameters."""
     if name not in known:

@@ -169,7 +169,9 @@ class Training:
             return
         state: dict[str, Any] = torch.load(self.work / "state.pt", weights_only=True)
         if state["settings"] != self.settings.model_dump():
-            sys.exit(f"{self.folder}: training.toml changed since this training began; remove {self.work} to start anew")
+            sys.exit(
+                f"{self.folder}: training.toml changed since this training began; remove {self.work} to start anew"
+            )
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -177,6 +179,7 @@ class Training:
 
 
 def read_settings(folder: File) -> Settings:
+    """The `training.toml` beside the weights."""
     return Settings.model_validate(tomllib.loads((folder / "training.toml").read_text(encoding="utf-8")))
 
 

@@ -1,0 +1,262 @@
+"""Run methods at budgets over a suite: one row per problem as it finishes, nothing done twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path as File
+
+from evals.pool import Pool
+from evals.records import ROWS, SAMPLES, Cell, Lines, Row, Sample, Settings, Unit, claim_folder, key_of
+from evals.suites import SUITES, Item, Suite
+from tts.backends.base import Backend
+from tts.compute import in_process
+from tts.cost import Prices
+from tts.errors import NoSamples, PromptTooLong, TTSError, UsageError
+from tts.run import all_of
+from tts.solve import solve
+from tts.strategy import Strategy, Verifier
+from tts.types import Completion, Result, number
+
+GRADING_SECONDS = 10.0
+TOKENS_PER_SAMPLE = 32
+"""Where nobody says how many samples a strategy draws, it asks for one per so many tokens of its budget: more than
+the budget can pay for, so that the budget decides."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A strategy with its parameters and its verifier, under the name it has in tables."""
+
+    label: str
+    strategy: Strategy
+    verifier: Verifier
+    fixed: bool
+    """Whether the number of samples was given, and is not the budget's business."""
+
+    def at(self, cell: Cell, parameters: int) -> Strategy:
+        """The strategy for one budget; `parameters` are the policy's weights."""
+        tokens = {"tokens": cell.amount, "flops": cell.amount / (2 * parameters)}.get(cell.unit)
+        if self.fixed or tokens is None or "n" not in type(self.strategy).model_fields:
+            return self.strategy
+        return self.strategy.model_copy(update={"n": max(1, int(tokens) // TOKENS_PER_SAMPLE)})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything there is to run."""
+
+    suite: Suite
+    items: Sequence[Item]
+    methods: Sequence[Method]
+    budgets: Sequence[tuple[Unit, float]]
+    seeds: Sequence[int]
+    concurrency: int
+
+    @property
+    def size(self) -> int:
+        return len(self.items) * len(self.methods) * len(self.budgets) * len(self.seeds)
+
+    def cells(self) -> list[tuple[Method, Cell]]:
+        """Every point of every curve, the largest budgets first: what they draw serves the smaller ones."""
+        ordered = sorted(self.budgets, key=lambda budget: -budget[1])
+        return [(m, Cell(method=m.label, unit=unit, amount=amount)) for unit, amount in ordered for m in self.methods]
+
+
+async def evaluate(
+    plan: Plan,
+    backend: Backend,
+    settings: Settings,
+    prices: Prices,
+    folder: File,
+    observe: Callable[[Row], None],
+) -> list[Row]:
+    """Solve what no row in `folder` tells about yet; every row of the plan, in the plan's order.
+
+    A problem that failed is tried again by the next run; its latest row counts.
+    """
+    claim_folder(folder, settings)
+    with Lines(folder / ROWS, Row) as rows, Lines(folder / SAMPLES, Sample) as samples:
+        run = _Evaluation(plan, backend, settings, prices, rows, samples, observe)
+        await run.all()
+        return run.in_order()
+
+
+class _Evaluation:
+    def __init__(
+        self,
+        plan: Plan,
+        backend: Backend,
+        settings: Settings,
+        prices: Prices,
+        rows: Lines[Row],
+        samples: Lines[Sample],
+        observe: Callable[[Row], None],
+    ) -> None:
+        self._plan, self._backend, self._settings, self._prices = plan, backend, settings, prices
+        self._rows, self._samples, self._observe = rows, samples, observe
+        self._done = {key_of(row): row for row in rows.read() if row.error is None}
+        self._drawn: dict[tuple[str, int], dict[int, Completion]] = {}
+        for sample in samples.read():
+            self._drawn.setdefault((sample.problem, sample.seed), {})[sample.number] = sample.completion
+        self._places = asyncio.Semaphore(plan.concurrency)
+
+    async def all(self) -> None:
+        wanted = [(item, seed) for seed in self._plan.seeds for item in self._plan.items]
+        for row in self.in_order():
+            self._observe(row)
+        await all_of(self._unit(item, seed) for item, seed in wanted)
+
+    def in_order(self) -> list[Row]:
+        keys = (
+            (cell, seed, item.problem.id)
+            for _, cell in self._plan.cells()
+            for seed in self._plan.seeds
+            for item in self._plan.items
+        )
+        return [self._done[key] for key in keys if key in self._done]
+
+    async def _unit(self, item: Item, seed: int) -> None:
+        """All cells of one problem and seed, one after the other, over one pool of samples."""
+        todo = [(m, cell) for m, cell in self._plan.cells() if (cell, seed, item.problem.id) not in self._done]
+        if not todo:
+            return
+        async with self._places:
+            backend = self._pool(item, seed, todo)
+            for method, cell in todo:
+                row = await self._row(item, seed, method, cell, backend)
+                self._rows.append(row)
+                self._done[key_of(row)] = row
+                self._observe(row)
+
+    def _pool(self, item: Item, seed: int, todo: Iterable[tuple[Method, Cell]]) -> Backend:
+        if any(cell.unit == "seconds" for _, cell in todo):
+            return self._backend  # what costs time must take time
+        sizes = [getattr(m.at(cell, self._backend.info.parameters), "n", 1) for m, cell in todo]
+
+        async def record(place: int, completion: Completion) -> None:
+            answer = item.problem.kind.extract(completion.text, completion.finish == "stop")
+            try:
+                right = answer is not None and await self._right(item, answer)
+            except TimeoutError:
+                right = False  # the row of whoever chooses this answer says why
+            sample = Sample(
+                problem=item.problem.id,
+                seed=seed,
+                number=place,
+                group=item.group,
+                answer=answer,
+                right=right,
+                completion=completion,
+            )
+            self._samples.append(sample)
+
+        known = self._drawn.get((item.problem.id, seed), {})
+        return Pool(self._backend, _job_seed(item, seed), max(sizes), known, record)
+
+    async def _row(self, item: Item, seed: int, method: Method, cell: Cell, backend: Backend) -> Row:
+        try:
+            result = await solve(
+                item.problem,
+                method.at(cell, backend.info.parameters),
+                {"policy": backend},
+                budget=cell.budget,
+                scorer=method.verifier,
+                sampling=self._settings.sampling,
+                prices=self._prices,
+                seed=_job_seed(item, seed),
+            )
+            return await self._graded(item, seed, cell, result)
+        except NoSamples as error:
+            return _row(item, seed, cell, error.result, error=str(error))
+        except PromptTooLong as error:
+            return _row(item, seed, cell, None, error=str(error))
+        except UsageError:
+            raise
+        except TTSError as error:
+            return _row(item, seed, cell, None, error=str(error))
+
+    async def _graded(self, item: Item, seed: int, cell: Cell, result: Result) -> Row:
+        answer = result.answer
+        stated = [answer.text] if answer and answer.extracted else []
+        others = [vote.answer for vote in answer.votes] if answer else []
+        try:
+            verdicts = {text: await self._right(item, text) for text in dict.fromkeys([*stated, *others])}
+        except TimeoutError:
+            error = f"the grader took more than {GRADING_SECONDS:g} s"
+            return _row(item, seed, cell, result, error=error)
+        return _row(
+            item,
+            seed,
+            cell,
+            result,
+            answer=stated[0] if stated else None,
+            right=bool(stated) and verdicts[stated[0]],
+            covered=any(verdicts.values()),
+        )
+
+    async def _right(self, item: Item, answer: str) -> bool:
+        """Whether an answer solves a problem. Raises `TimeoutError` where the grader does not come to an end."""
+        suite = self._plan.suite
+        if suite.quick:
+            return suite.right(item, answer)
+        return await _graded_elsewhere(suite.name, item, answer)
+
+
+_VERDICTS: dict[tuple[str, str, str], bool] = {}
+
+
+async def _graded_elsewhere(suite: str, item: Item, answer: str) -> bool:
+    key = (suite, item.reference, answer)
+    if key not in _VERDICTS:
+        _VERDICTS[key] = await in_process(right, suite, item, answer, seconds=GRADING_SECONDS)
+    return _VERDICTS[key]
+
+
+def right(suite: str, item: Item, answer: str) -> bool:
+    """A suite's grader by its name, which is all that has to travel to another process."""
+    return SUITES[suite].right(item, answer)
+
+
+def _job_seed(item: Item, seed: int) -> int:
+    """Problems draw independently of each other, methods of one problem do not."""
+    return number(f"{seed}/{item.problem.id}")
+
+
+def _row(
+    item: Item,
+    seed: int,
+    cell: Cell,
+    result: Result | None,
+    *,
+    answer: str | None = None,
+    right: bool = False,
+    covered: bool = False,
+    error: str | None = None,
+) -> Row:
+    usages = list(result.usage.values()) if result else []
+    policy = [usage for role, usage in result.usage.items() if role == "policy"] if result else []
+    others = [usage for role, usage in result.usage.items() if role != "policy"] if result else []
+    return Row(
+        cell=cell,
+        seed=seed,
+        problem=item.problem.id,
+        group=item.group,
+        right=right,
+        covered=covered,
+        answer=answer,
+        error=error,
+        stop=result.stop if result else "failed",
+        tokens=result.bill.tokens if result else 0,
+        prompt_tokens=sum(usage.prompt_tokens for usage in policy),
+        cached_tokens=sum(usage.cached_tokens for usage in usages),
+        verifier_tokens=sum(usage.prompt_tokens + usage.completion_tokens for usage in others),
+        seconds=sum(usage.seconds for usage in usages),
+        usd=result.bill.usd if result else None,
+        flops=result.bill.flops if result else 0.0,
+        kv_token_steps=sum(usage.kv_token_steps for usage in usages),
+        finished=result.samples.finished if result else 0,
+        truncated=result.samples.truncated if result else 0,
+        failed=result.samples.failed if result else 0,
+    )

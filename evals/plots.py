@@ -1,0 +1,84 @@
+"""Curves: accuracy against compute, and what independent samples hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any
+
+from evals.report import Section
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def draw(section: Section) -> Figure:
+    """One row of panels: the curves, and pass@k beside maj@k where samples are independent."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "tts"  # the same rows, the same file
+    from matplotlib import pyplot
+
+    panels = 2 if len(section.pool) > 1 else 1
+    figure, axes = pyplot.subplots(1, panels, figsize=(6.4 * panels, 4.4), squeeze=False, layout="constrained")
+    _curves(axes[0][0], section)
+    if panels == 2:
+        _pool(axes[0][1], section)
+    figure.suptitle(section.title)
+    pyplot.close(figure)
+    return figure
+
+
+def _curves(axes: Axes, section: Section) -> None:
+    for i, method in enumerate(section.methods):
+        points = section.curve(method)
+        xs = [point.compute for point in points]
+        _line(axes, xs, [point.accuracy for point in points], method, i)
+    axes.set(
+        xscale="log",
+        xlabel="compute: total FLOPs in policy-token equivalents",
+        ylabel="accuracy",
+        title="what compute buys",
+    )
+    _finish(axes, [point.compute for point in section.points])
+
+
+def _pool(axes: Axes, section: Section) -> None:
+    ks = [point.k for point in section.pool]
+    _line(axes, ks, [point.passed for point in section.pool], "pass@k", 7)
+    _line(axes, ks, [point.majority for point in section.pool], "maj@k", 8)
+    axes.set(xscale="log", xlabel="k independent samples", title="coverage, and what a vote makes of it")
+    _finish(axes, [float(k) for k in ks])
+
+
+def _line(axes: Axes, xs: Sequence[float], estimates: Sequence[Any], label: str, color: int) -> None:
+    axes.plot(xs, [e.mean for e in estimates], marker="o", label=label, color=f"C{color}")
+    axes.fill_between(xs, [e.low for e in estimates], [e.high for e in estimates], alpha=0.15, color=f"C{color}")
+
+
+def _finish(axes: Axes, xs: Sequence[float]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", labelrotation=30)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+
+
+def write(figure: Figure, file: File) -> None:
+    """The figure as PNG and as SVG."""
+    figure.savefig(file.with_suffix(".png"), dpi=150)
+    figure.savefig(file.with_suffix(".svg"), metadata={"Date": None})
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an SVG element, to stand inside a page."""
+    out = StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()[out.getvalue().index("<svg") :]

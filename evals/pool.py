@@ -1,0 +1,61 @@
+"""Independent samples, drawn once per problem and seed, and shared by every method that asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from tts.backends.base import Backend, Request
+from tts.types import Completion, ModelInfo, Path, number
+
+FIRST_CALL = "0"
+"""The key of a strategy's first call: where methods that draw independent samples draw all of them."""
+
+
+class Pool:
+    """A backend that answers from its records what was drawn before, and asks another one for the rest.
+
+    The `number`-th sample of a strategy's first call has the same seed in every strategy, so it is the same draw.
+    A record is given only where the grant covers it whole; it costs what it cost when it was drawn. What is
+    cut short by a budget or a halt is not kept: it would make the pool a biased one.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        seed: int,
+        size: int,
+        known: Mapping[int, Completion],
+        record: Callable[[int, Completion], Awaitable[None]],
+    ) -> None:
+        self._backend, self._record = backend, record
+        self._known = dict(known)
+        self._numbers = {number(f"{seed}/{FIRST_CALL}.{i}"): i for i in range(size)}
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._backend.info
+
+    def prompt_tokens(self, path: Path) -> int:
+        return self._backend.prompt_tokens(path)
+
+    async def generate(self, request: Request) -> Completion:
+        place = self._place(request)
+        known = None if place is None else self._known.get(place)
+        if known is not None and known.usage.completion_tokens <= request.max_tokens:
+            return known
+        completion = await self._backend.generate(request)
+        if place is not None and known is None and _whole(completion, request):
+            self._known[place] = completion
+            await self._record(place, completion)
+        return completion
+
+    def _place(self, request: Request) -> int | None:
+        """Which independent sample this is; None for any other continuation."""
+        if request.path.steps or request.until or request.watch:
+            return None
+        return self._numbers.get(request.seed)
+
+
+def _whole(completion: Completion, request: Request) -> bool:
+    ended = completion.finish == "stop"
+    return ended or (completion.finish == "length" and request.max_tokens == request.sampling.max_tokens)

@@ -1,0 +1,164 @@
+"""What a run of the harness leaves behind: its settings, one row per solved problem, and the samples it drew."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path as File
+from typing import Any, Generic, Literal, Self, TypeVar
+
+from pydantic import ValidationError
+
+from evals.lab.splits import Split
+from tts.cost import one_line
+from tts.errors import UsageError
+from tts.types import Budget, Completion, ModelInfo, Noun, Sampling
+
+ROWS, SAMPLES, SETTINGS = "rows.jsonl", "samples.jsonl", "run.json"
+N = TypeVar("N", bound=Noun)
+Unit = Literal["tokens", "seconds", "usd", "flops"]
+
+
+class Settings(Noun):
+    """What all rows of a folder have in common: rows of other settings must not be mixed with them."""
+
+    suite: str
+    split: Split
+    data: str | None
+    model: ModelInfo
+    sampling: Sampling
+    code: str
+
+
+class Cell(Noun):
+    """A method at a budget: one point of a curve."""
+
+    method: str
+    unit: Unit
+    amount: float
+
+    @property
+    def budget(self) -> Budget:
+        return Budget(**{self.unit: int(self.amount) if self.unit == "tokens" else self.amount})
+
+    def __str__(self) -> str:
+        return f"{self.method} at {self.amount:,g} {self.unit}"
+
+
+class Row(Noun):
+    """How one problem came out in one cell. `covered` says whether any counted answer was right, chosen or not.
+
+    A problem with an `error` counts as wrong. `seconds` adds up the model calls' own durations: with problems
+    side by side and samples shared, a clock on the wall would say nothing about a method.
+    """
+
+    cell: Cell
+    seed: int
+    problem: str
+    group: str
+    right: bool
+    covered: bool
+    answer: str | None
+    error: str | None
+    stop: str
+    tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    verifier_tokens: int
+    seconds: float
+    usd: float | None
+    flops: float
+    kv_token_steps: int
+    finished: int
+    truncated: int
+    failed: int
+
+
+class Sample(Noun):
+    """One independent sample: the `number`-th of a problem and seed, its answer, and whether that is right."""
+
+    problem: str
+    seed: int
+    number: int
+    group: str
+    answer: str | None
+    right: bool
+    completion: Completion
+
+
+class Lines(Generic[N]):
+    """A file of JSON lines, appended to by one process at a time. What a kill tore off is cut away on opening."""
+
+    def __init__(self, file: File, noun: type[N]) -> None:
+        self._file, self._noun = file, noun
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"{file} is in use by another run; wait for it, or name another --out") from error
+        except OSError as error:
+            raise UsageError(f"cannot write {file}: {error.strerror}; name another folder with --out") from error
+        data = file.read_bytes()
+        os.truncate(self._descriptor, data.rfind(b"\n") + 1)
+
+    def append(self, noun: N) -> None:
+        data = noun.model_dump_json().encode() + b"\n"
+        try:
+            whole = os.write(self._descriptor, data) == len(data)
+        except OSError as error:
+            raise UsageError(f"cannot write {self._file}: {error.strerror}; what was written is kept") from error
+        if not whole:
+            raise UsageError(f"cannot write {self._file}: the disk is full; what was written is kept")
+
+    def read(self) -> list[N]:
+        return read_lines(self._file, self._noun)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def read_lines(file: File, noun: type[N]) -> list[N]:
+    """Every whole line of a file."""
+    data = file.read_bytes()
+    found = []
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
+        try:
+            found.append(noun.model_validate_json(line))
+        except ValidationError as error:
+            raise UsageError(f"{file}, line {number} is no record of this version: {one_line(error)}") from error
+    return found
+
+
+def read_settings(folder: File) -> Settings:
+    """The settings of a finished or interrupted run."""
+    try:
+        return Settings.model_validate_json((folder / SETTINGS).read_bytes())
+    except OSError as error:
+        raise UsageError(f"{folder} holds no run: {SETTINGS} cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise UsageError(f"{folder / SETTINGS} is no run of this version: {one_line(error)}") from error
+
+
+def claim_folder(folder: File, settings: Settings) -> None:
+    """Take a folder for a run, or go on in one whose rows were made under the same settings."""
+    file = folder / SETTINGS
+    if not file.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write {file}: {error.strerror}; name another folder with --out") from error
+        return
+    known = read_settings(folder)
+    differs = [name for name in Settings.model_fields if getattr(known, name) != getattr(settings, name)]
+    if differs:
+        raise UsageError(f"{folder} holds a run with another {' and '.join(differs)}; name another folder with --out")
+
+
+def key_of(row: Row) -> tuple[Any, ...]:
+    """What a row must not be there twice for."""
+    return (row.cell, row.seed, row.problem)

@@ -156,6 +156,11 @@ def read(prompt: str) -> Chain:
     return Chain({m[1]: (m[2], m[3], m[4]) for m in defined if m}, tuple(asked[:-1].split(",")))
 
 
+def steps_of(solution: str) -> list[str]:
+    """A solution's lines, each but the last with its line end."""
+    return solution.splitlines(keepends=True)
+
+
 def judge(problem: Chain, solution: str) -> list[bool]:
     """Whether each line of a solution is right: the oracle, which a policy's own lines have to convince.
 

@@ -1,9 +1,10 @@
-"""Train a lab policy: deterministic by its seed, resumable, its settings read from beside the weights it writes.
+"""Train a lab model: deterministic by its seed, resumable, its settings read from beside the weights it writes.
 
     python -m evals.lab.train evals/lab/models/chain-2m
 
-reads `training.toml` in that folder and fills it with the model. What has to survive an interruption lies in
-`DIR/.training`; the same command goes on from there.
+reads `training.toml` in that folder and fills it with the model: a policy that learns a task's solutions, or a reward
+model that starts from a policy and learns what `evals.lab.rollouts` found out about solutions. What has to survive an
+interruption lies in `DIR/.training`; the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -13,53 +14,25 @@ import os
 import random
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path as File
-from typing import Any, Literal
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two trainings side by side must not spin for each other
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evals.lab import chain, countdown
-from evals.lab.tokens import BOS_ID, EOS_ID, PAD_ID, VOCABULARY, encode, tokenizer
+from evals.lab.examples import IGNORED, Example, Policies, Rewards
+from evals.lab.settings import MODELS, PolicySettings, RewardSettings, read_settings
+from evals.lab.tokens import BOS_ID, EOS_ID, PAD_ID, VOCABULARY, tokenizer
 
-TASKS = {"chain": chain.training_pair, "countdown": countdown.training_pair}
 POOL = 512
 """Examples drawn together and sorted by length, so that a batch holds little padding."""
 SAVE_SECONDS, SAY_SECONDS = 120.0, 10.0
 SNAPSHOTS = (0.25, 0.5)
-IGNORED = -100
-
-Example = tuple[list[int], list[int]]
-"""Token ids that are read, and token ids that are learnt."""
-
-
-class Settings(BaseModel):
-    """Everything that decides what a training yields. Sizes in tokens, `curriculum`, `warmup` and `decay` as shares
-    of the training."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    task: Literal["chain", "countdown"]
-    seed: int
-    hidden: int
-    layers: int
-    intermediate: int
-    heads: int
-    context: int = 1024
-    tokens: int
-    batch_tokens: int = 8192
-    learning_rate: float = 3e-3
-    curriculum: float = 0.3
-    warmup: float = 0.01
-    decay: float = 0.5
-    threads: int = 1
 
 
 class Training:
@@ -71,7 +44,9 @@ class Training:
         torch.set_num_threads(self.settings.threads)
         torch.manual_seed(self.settings.seed)
         torch.use_deterministic_algorithms(True)
-        self.model = build(self.settings)
+        settings = self.settings
+        self.source = Rewards(settings) if isinstance(settings, RewardSettings) else Policies(settings)
+        self.model = build(settings)
         self.forward = torch.compile(self.model, dynamic=True)
         self.optimizers = _optimizers(self.model, self.settings.learning_rate)
         self.done = self.pool = self.batch = 0
@@ -113,9 +88,7 @@ class Training:
     def _pool(self) -> list[list[Example]]:
         """The batches of the next pool, which depend on nothing but its number and the tokens seen before it."""
         rng = random.Random(f"{self.settings.seed}/{self.pool}")
-        progress = min(1.0, self.start / self.settings.tokens / self.settings.curriculum)
-        pairs = (TASKS[self.settings.task](rng, progress) for _ in range(POOL))
-        examples = [([BOS_ID, *encode(prompt)], [*encode(solution), EOS_ID]) for prompt, solution in pairs]
+        examples = list(self.source.draw(rng, POOL, self.start / self.settings.tokens))
         return packed(examples, self.settings.batch_tokens, rng)
 
     def _step(self, examples: list[Example]) -> float:
@@ -132,7 +105,7 @@ class Training:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        self.done += sum(len(read) + len(learnt) for read, learnt in examples)
+        self.done += sum(len(example.ids) for example in examples)
         return float(loss.detach())
 
     def _pace(self) -> float:
@@ -178,13 +151,12 @@ class Training:
         self.done, self.pool, self.batch, self.start, self.seconds = state["place"]
 
 
-def read_settings(folder: File) -> Settings:
-    """The `training.toml` beside the weights."""
-    return Settings.model_validate(tomllib.loads((folder / "training.toml").read_text(encoding="utf-8")))
-
-
-def build(settings: Settings) -> LlamaForCausalLM:
-    """A Llama of the settings' size with random weights."""
+def build(settings: PolicySettings | RewardSettings) -> LlamaForCausalLM:
+    """A policy's random weights, or for a reward model those of its policy."""
+    # Sequences are short: plain attention trains twice as fast on a CPU as the fused kernel.
+    if isinstance(settings, RewardSettings):
+        folder = MODELS / settings.policy
+        return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(VOCABULARY),
@@ -192,12 +164,12 @@ def build(settings: Settings) -> LlamaForCausalLM:
             num_hidden_layers=settings.layers,
             intermediate_size=settings.intermediate,
             num_attention_heads=settings.heads,
+            num_key_value_heads=settings.kv_heads,
             max_position_embeddings=settings.context,
             tie_word_embeddings=True,
             bos_token_id=BOS_ID,
             eos_token_id=EOS_ID,
             pad_token_id=PAD_ID,
-            # Sequences are short: plain attention trains twice as fast on a CPU as the fused kernel.
             attn_implementation="eager",
         )
     )
@@ -217,9 +189,8 @@ def _optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.opt
 def packed(examples: list[Example], batch_tokens: int, rng: random.Random) -> list[list[Example]]:
     """Batches of examples of like length, none larger than `batch_tokens`, in random order."""
     batches: list[list[Example]] = [[]]
-    for example in sorted(examples, key=lambda e: len(e[0]) + len(e[1])):
-        length = len(example[0]) + len(example[1])
-        if batches[-1] and length * (len(batches[-1]) + 1) > batch_tokens:
+    for example in sorted(examples, key=lambda each: len(each.ids)):
+        if batches[-1] and len(example.ids) * (len(batches[-1]) + 1) > batch_tokens:
             batches.append([])
         batches[-1].append(example)
     rng.shuffle(batches)
@@ -227,14 +198,13 @@ def packed(examples: list[Example], batch_tokens: int, rng: random.Random) -> li
 
 
 def tensors(examples: list[Example]) -> tuple[Tensor, Tensor]:
-    """[examples, longest] ids, padded at the right, and the ids that should follow where they are to be learnt."""
-    width = max(len(read) + len(learnt) for read, learnt in examples)
+    """[examples, longest] ids, padded at the right, and what should come next."""
+    width = max(len(example.ids) for example in examples)
     inputs = torch.full((len(examples), width), PAD_ID)
     targets = torch.full((len(examples), width), IGNORED)
-    for i, (read, learnt) in enumerate(examples):
-        end = len(read) + len(learnt)
-        inputs[i, :end] = torch.tensor(read + learnt)
-        targets[i, len(read) - 1 : end - 1] = torch.tensor(learnt)
+    for i, (ids, wanted) in enumerate(examples):
+        inputs[i, : len(ids)] = torch.tensor(ids)
+        targets[i, : len(ids)] = torch.tensor(wanted)
     return inputs, targets
 
 

@@ -35,6 +35,11 @@ class Request:
     def __post_init__(self) -> None:
         assert self.max_tokens >= 1
 
+    @property
+    def job(self) -> str:
+        """The job that asks. What one job costs must not depend on another one's having been there before."""
+        return self.id.partition(":")[0]
+
 
 class Backend(Protocol):
     """One model, served."""

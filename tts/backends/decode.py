@@ -1,12 +1,14 @@
 """Decoding many continuations at once: a batch that rows join and leave between any two tokens.
 
 Rows are aligned on the right: at every moment all rows end at the same column of the key-value tensors, and
-what lies left of a row's own tokens is masked. A prompt that several rows share is prefilled once.
+what lies left of a row's own tokens is masked. A prompt that several rows share is prefilled once, also when they
+come one after the other.
 """
 
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +17,14 @@ import torch
 from torch import Tensor
 
 from tts.backends.base import Request
+from tts.backends.draw import draw
+from tts.backends.keyvalues import KeyValues, Prompt, causal
 from tts.types import Completion, Finish, Usage
 
-HEADROOM = 64
-"""Columns added when the key-value tensors are full."""
+REMEMBERED = 256 << 20
+"""Bytes of prompts that are kept after their rows have gone, because more rows may come for them."""
+SPARSE = 0.75
+"""Slots are closed up when fewer of them than this are taken."""
 
 
 @dataclass(eq=False)
@@ -42,132 +48,112 @@ class Row:
         self.uniform = random.Random(self.request.seed).random
 
 
-class KeyValues:
-    """Keys and values of all layers, [rows, heads, columns, size], written in place as the model runs.
-
-    Has the one method of a transformers cache that a model calls.
-    """
-
-    def __init__(self) -> None:
-        self.layers: list[tuple[Tensor, Tensor]] = []
-        self.end = 0
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        width = keys.shape[2]
-        if layer == len(self.layers):
-            self.layers.append((keys, values))
-            return keys, values
-        old_keys, old_values = self.layers[layer]
-        old_keys[:, :, self.end : self.end + width] = keys
-        old_values[:, :, self.end : self.end + width] = values
-        return old_keys[:, :, : self.end + width], old_values[:, :, : self.end + width]
-
-
 class Batch:
     """Rows that are decoded together, one token each per `step`."""
 
     def __init__(self, model: Any, stop_ids: frozenset[int], text: Callable[[Row], str]) -> None:
         self._model, self._stop_ids, self._text = model, stop_ids, text
         self._head = model.get_output_embeddings().weight
-        self.rows: list[Row] = []
+        self._slots: list[Row | None] = []
         self._kv = KeyValues()
+        self._prompts: OrderedDict[tuple[str, tuple[int, ...]], Prompt] = OrderedDict()
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows that are not through."""
+        return [row for row in self._slots if row is not None]
 
     def step(self, joining: list[Row]) -> None:
         """Give every row one token, then let `joining` in, with their first. Whoever has ended is no longer
         among the `rows` when it returns."""
         with torch.inference_mode():
             self._leave()
-            if self.rows:
+            if self._slots:
                 self._extend()
             self._leave()
             self._join(joining)
             self._leave()
 
     def clear(self) -> None:
-        self.rows, self._kv = [], KeyValues()
+        self._slots, self._kv = [], KeyValues()
 
     def _extend(self) -> None:
-        self._reserve()
-        lengths = self._tensor([len(row.prompt) + len(row.ids) for row in self.rows])
+        self._kv.reserve([], len(self._slots), 0)
+        # A slot without a row computes nonsense, but must look at something, or it would compute NaNs.
+        width = self._kv.end - self._kv.first + 1
+        lengths = self._tensor([width if row is None else len(row.prompt) + len(row.ids) for row in self._slots])
         hidden = self._model.model(
-            input_ids=self._tensor([row.ids[-1] for row in self.rows])[:, None],
+            input_ids=self._tensor([0 if row is None else row.ids[-1] for row in self._slots])[:, None],
             position_ids=lengths[:, None] - 1,
-            attention_mask=self._visible(lengths),
+            attention_mask=self._visible(lengths, width),
             past_key_values=self._kv,
             use_cache=True,
         ).last_hidden_state[:, -1]
         self._kv.end += 1
-        self._choose(self.rows, hidden)
+        taken = [i for i, row in enumerate(self._slots) if row is not None]
+        self._choose(self.rows, hidden if len(taken) == len(self._slots) else hidden[taken])
 
     def _join(self, joining: list[Row]) -> None:
-        """Prefill each distinct prompt once; its rows choose their first tokens from one distribution."""
-        prompts: dict[tuple[int, ...], list[Row]] = {}
+        """Read each of a job's prompts once; its rows choose their first tokens from one distribution."""
+        asking: dict[tuple[str, tuple[int, ...]], list[Row]] = {}
         for row in joining:
-            prompts.setdefault(row.prompt, []).append(row)
-        for prompt, asking in prompts.items():
-            rows = [row for row in asking if not halted(row)]
-            if not rows:
-                continue
-            fresh = KeyValues()
-            positions = torch.arange(len(prompt), device=self._head.device)
-            hidden = self._model.model(
-                input_ids=self._tensor(prompt)[None],
-                position_ids=positions[None],
-                attention_mask=(positions[None] <= positions[:, None])[None, None],
-                past_key_values=fresh,
+            asking.setdefault((row.request.job, row.prompt), []).append(row)
+        for key, waiting in asking.items():
+            rows = [row for row in waiting if not halted(row)]
+            if rows:
+                known = key in self._prompts
+                prompt = self._prompt(key)
+                for row in rows if known else rows[1:]:
+                    row.cached = prompt.length
+                self._admit(rows, prompt)
+                assert prompt.hidden is not None
+                self._choose(rows, prompt.hidden.expand(len(rows), -1))
+
+    def _prompt(self, key: tuple[str, tuple[int, ...]]) -> Prompt:
+        """The keys and values of a job's prompt, remembered while there is room."""
+        if key not in self._prompts:
+            ids = key[1]
+            prompt = Prompt(len(ids))
+            prompt.hidden = self._model.model(
+                input_ids=self._tensor(ids)[None],
+                position_ids=torch.arange(len(ids), device=self._head.device)[None],
+                attention_mask=causal(len(ids), self._head.device),
+                past_key_values=prompt,
                 use_cache=True,
             ).last_hidden_state[:, -1]
-            for row in rows[1:]:
-                row.cached = len(prompt)
-            self._admit(rows, fresh, len(prompt))
-            self._choose(rows, hidden.expand(len(rows), -1))
+            self._prompts[key] = prompt
+        self._prompts.move_to_end(key)
+        while len(self._prompts) > 1 and sum(each.size for each in self._prompts.values()) > REMEMBERED:
+            self._prompts.popitem(last=False)
+        return self._prompts[key]
 
-    def _admit(self, rows: list[Row], fresh: KeyValues, length: int) -> None:
-        """Put the prompt's keys and values before the common end, a copy for every row."""
-        old_end, end = self._kv.end, max(self._kv.end, length)
-        old = self._kv.layers or [(keys[:0], values[:0]) for keys, values in fresh.layers]
+    def _admit(self, rows: list[Row], prompt: Prompt) -> None:
+        """Give every row a slot, with a copy of its prompt in it."""
+        free = [i for i, row in enumerate(self._slots) if row is None][: len(rows)]
+        places = [*free, *range(len(self._slots), len(self._slots) + len(rows) - len(free))]
+        self._slots += [None] * (len(rows) - len(free))
+        self._kv.reserve(prompt.layers, len(self._slots), prompt.length)
+        self._kv.admit(prompt, places)
+        for place, row in zip(places, rows, strict=True):
+            self._slots[place] = row
 
-        def joined(present: Tensor, prompt: Tensor) -> Tensor:
-            size = (present.shape[0] + len(rows), prompt.shape[1], end + HEADROOM, prompt.shape[3])
-            # Zeros, because what is masked is still multiplied: by zero, which would keep a NaN.
-            both = prompt.new_zeros(size)
-            both[: present.shape[0], :, end - old_end : end] = present[:, :, :old_end]
-            both[present.shape[0] :, :, end - length : end] = prompt
-            return both
-
-        self._kv.layers = [
-            (joined(keys, new_keys), joined(values, new_values))
-            for (keys, values), (new_keys, new_values) in zip(old, fresh.layers, strict=True)
-        ]
-        self._kv.end = end
-        self.rows += rows
-
-    def _visible(self, lengths: Tensor) -> Tensor:
-        """[rows, 1, 1, columns]: true where a row's own tokens lie, the new one included."""
-        columns = torch.arange(self._kv.end + 1, device=lengths.device)
-        return (columns[None] > self._kv.end - lengths[:, None])[:, None, None]
-
-    def _reserve(self) -> None:
-        """Room for one more column."""
-        if self._kv.end == self._kv.layers[0][0].shape[2]:
-            pad = (0, 0, 0, HEADROOM)
-            self._kv.layers = [
-                (torch.nn.functional.pad(keys, pad), torch.nn.functional.pad(values, pad))
-                for keys, values in self._kv.layers
-            ]
+    def _visible(self, lengths: Tensor, width: int) -> Tensor:
+        """[slots, 1, 1, width]: true where a row's own tokens lie, the new one included."""
+        columns = torch.arange(width, device=lengths.device)
+        return (columns[None] >= width - lengths[:, None])[:, None, None]
 
     def _leave(self) -> None:
-        """Take out the rows that are finished or halted, and the columns that only they had reached."""
-        staying = [i for i, row in enumerate(self.rows) if row.finish is None and not halted(row)]
+        """Let go of the rows that are finished or halted, and of the columns that only they had reached."""
+        self._slots = [None if row is None or row.finish is not None or halted(row) else row for row in self._slots]
+        staying = [i for i, row in enumerate(self._slots) if row is not None]
         if not staying:
             self.clear()
-        elif len(staying) < len(self.rows):
-            self.rows = [self.rows[i] for i in staying]
-            chosen = self._tensor(staying)
-            # All of a row is cached but its last token.
-            first = self._kv.end - max(len(row.prompt) + len(row.ids) - 1 for row in self.rows)
-            self._kv.layers = [(keys[chosen, :, first:], values[chosen, :, first:]) for keys, values in self._kv.layers]
-            self._kv.end -= first
+            return
+        if len(staying) < SPARSE * len(self._slots):
+            self._slots = [self._slots[i] for i in staying]
+            self._kv.keep(self._tensor(staying))
+        # All of a row is cached but its last token.
+        self._kv.first = self._kv.end - max(len(row.prompt) + len(row.ids) - 1 for row in self.rows)
 
     def _choose(self, rows: list[Row], hidden: Tensor) -> None:
         """Draw each row's next token from its own stream of random numbers."""
@@ -175,9 +161,9 @@ class Batch:
         logits = (self._head @ hidden.t()).t().float()
         logprobs = torch.log_softmax(logits, dim=-1)
         certainty = -logprobs.mean(dim=-1) - torch.log(torch.tensor(float(logits.shape[-1])))
-        chosen = [_draw(each, row) for each, row in zip(logits, rows, strict=True)]
-        taken = logprobs.gather(1, self._tensor(chosen)[:, None])[:, 0].tolist()
-        for row, token, logprob, certain in zip(rows, chosen, taken, certainty.tolist(), strict=True):
+        chosen = draw(logits, [row.request.sampling for row in rows], [row.uniform() for row in rows])
+        taken = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
+        for row, token, logprob, certain in zip(rows, chosen.tolist(), taken, certainty.tolist(), strict=True):
             row.made += 1
             row.logprob += logprob
             row.certainty += certain
@@ -228,26 +214,3 @@ def completion_of(row: Row, text: str, finish: Finish, seconds: float) -> Comple
         finish=finish,
         usage=usage,
     )
-
-
-def _draw(logits: Tensor, row: Row) -> int:
-    """Inverse-transform sampling: one uniform number a token, so a row's draws do not depend on its batch."""
-    sampling, uniform = row.request.sampling, row.uniform()
-    if sampling.banned_ids:
-        logits = logits.clone()
-        logits[list(sampling.banned_ids)] = -torch.inf
-    if sampling.temperature < 1e-6:
-        return int(logits.argmax())
-    probabilities = torch.softmax(logits.double() / sampling.temperature, dim=-1)
-    if sampling.top_p < 1.0:
-        _keep_nucleus(probabilities, sampling.top_p)
-    cumulative = probabilities.cumsum(dim=-1)
-    index = torch.searchsorted(cumulative, cumulative[-1] * uniform, right=True)
-    return int(index.clamp(max=len(cumulative) - 1))
-
-
-def _keep_nucleus(probabilities: Tensor, top_p: float) -> None:
-    """Zero everything outside the smallest set that holds `top_p` (Holtzman et al. 2020, section 3.1)."""
-    ordered, indices = probabilities.sort(descending=True)
-    outside = ordered.cumsum(dim=-1) - ordered >= top_p
-    probabilities[indices[outside]] = 0.0

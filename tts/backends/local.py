@@ -22,8 +22,11 @@ from tts.backends.prompt import Prompter
 from tts.errors import BackendError, UsageError
 from tts.types import Completion, ModelInfo, Path
 
-MAX_ROWS = 32
-"""Continuations decoded at once; more wait for a place."""
+MAX_ROWS, MAX_ROWS_OF_SMALL = 32, 256
+"""Continuations decoded at once; more wait for a place. Of a small model more fit into the memory, and are needed to
+outweigh what a step costs whatever it computes."""
+SMALL = 20_000_000
+"""Parameters."""
 
 
 class LocalBackend:
@@ -37,7 +40,7 @@ class LocalBackend:
         self,
         source: File | None = None,
         *,
-        max_rows: int = MAX_ROWS,
+        max_rows: int | None = None,
         notice: Callable[[str], None] = lambda message: None,
     ) -> None:
         file = source or weights.embedded()
@@ -52,7 +55,7 @@ class LocalBackend:
         self._running: dict[Row, asyncio.Future[None]] = {}
         self._driver: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        self._max_rows = max_rows
+        self._max_rows = max_rows or (MAX_ROWS_OF_SMALL if self.info.parameters < SMALL else MAX_ROWS)
         self.generated = 0
 
     def prompt_tokens(self, path: Path) -> int:

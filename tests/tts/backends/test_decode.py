@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ torch = pytest.importorskip("torch", reason="the local backend's extra is not in
 
 from tts.backends import weights  # noqa: E402
 from tts.backends.base import Request  # noqa: E402
-from tts.backends.decode import HEADROOM, Batch, Row, _draw  # noqa: E402
+from tts.backends.decode import Batch, Row  # noqa: E402
+from tts.backends.draw import draw  # noqa: E402
+from tts.backends.keyvalues import HEADROOM  # noqa: E402
 from tts.halt import Halt  # noqa: E402
 from tts.types import Completion, Sampling  # noqa: E402
 from tts.types import Path as Search  # noqa: E402
@@ -108,16 +111,40 @@ def test_every_distinct_prompt_is_prefilled_once(model: Any, monkeypatch: pytest
     assert [each.cached for each in rows] == [0, 0, 3, 3]
 
 
+def test_a_prompt_is_remembered_for_its_job_and_for_no_other(model: Any) -> None:
+    batch = batch_of(model)
+    first, later, elsewhere = row(1, 2, 3), row(1, 2, 3, seed=2), row(1, 2, 3)
+    elsewhere.request = replace(elsewhere.request, id="y;")
+    for each in (first, later, elsewhere):
+        decode(batch, each)
+    assert [each.cached for each in (first, later, elsewhere)] == [0, 3, 0]
+    assert first.ids == later.ids == elsewhere.ids == plain(model, first)[0]
+
+
+def test_prompts_are_forgotten_when_they_fill_the_room_for_them(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tts.backends.decode.REMEMBERED", 1)
+    batch = batch_of(model)
+    again = [decode(batch, row(*ids))[0] for ids in ((1, 2), (1, 2), (3, 4), (1, 2))]
+    assert [each.cached for each in again] == [0, 2, 0, 0]
+
+
 def test_columns_that_only_a_row_long_gone_had_reached_are_given_back(model: Any) -> None:
     batch, stayed = batch_of(model), row(1, 2, 3, most=200)
+
+    def width() -> int:
+        return batch._kv.end - batch._kv.first
+
     batch.step([row(*range(200), most=2), stayed])
-    assert batch._kv.end == 200
+    assert width() == 200
     batch.step([])
     batch.step([])
-    assert batch._kv.end == len(stayed.prompt) + len(stayed.ids) - 1
-    for _ in range(20):  # a batch that never empties does not grow either
+    assert width() == len(stayed.prompt) + len(stayed.ids) - 1
+    for _ in range(20 + HEADROOM):  # a batch that never empties does not grow either
         batch.step([row(5, 6, most=3)])
-    assert batch._kv.end == len(stayed.prompt) + len(stayed.ids) - 1
+    assert width() == len(stayed.prompt) + len(stayed.ids) - 1
+    keys, _ = batch._kv.layers[0]
+    assert keys.shape[0] <= 6
+    assert keys.shape[2] <= width() + 2 * HEADROOM
     assert stayed.ids == plain(model, stayed)[0]
 
 
@@ -188,9 +215,9 @@ def test_the_log_probability_is_the_models_own_whatever_the_draw_was_restricted_
 
 
 def drawn(probabilities: list[float], uniform: float, **sampling: Any) -> int:
-    row_ = row(1, sampling=Sampling(**{"temperature": 1.0, **sampling}))
-    row_.uniform = lambda: uniform
-    return _draw(torch.tensor(probabilities).log(), row_)
+    logits = torch.tensor([probabilities, probabilities[::-1]]).log()
+    ours, other = Sampling(**{"temperature": 1.0, **sampling}), Sampling(temperature=0.5)
+    return int(draw(logits, [ours, other], [uniform, 0.5])[0])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""What lab models are shown: token ids, and the ids they should answer with."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path as File
+from typing import NamedTuple
+
+from evals.lab import chain, countdown
+from evals.lab.settings import MODELS, PolicySettings, RewardSettings
+from evals.lab.tokens import BOS_ID, EOS_ID, STEP_TAG, encode
+from tts.errors import UsageError
+
+TASKS = {"chain": chain.training_pair, "countdown": countdown.training_pair}
+IGNORED = -100
+GOOD, BAD, TAG = (encode(symbol)[0] for symbol in ("+", "-", STEP_TAG))
+
+
+class Example(NamedTuple):
+    """Ids to read, and for each the id that should come next, or `IGNORED`."""
+
+    ids: list[int]
+    targets: list[int]
+
+
+class Rollout(NamedTuple):
+    """A solution's steps, and which of them Monte Carlo found to be the first without a way to the answer: from that
+    one on, no label is known."""
+
+    prompt: str
+    steps: list[str]
+    first_error: int | None
+
+
+def policy_example(prompt: str, solution: str) -> Example:
+    """The solution is learnt, the prompt only read."""
+    read, learnt = [BOS_ID, *encode(prompt)], [*encode(solution), EOS_ID]
+    return Example([*read, *learnt], [*[IGNORED] * (len(read) - 1), *learnt, IGNORED])
+
+
+def tagged(prompt: str, steps: list[str]) -> list[int]:
+    """A solution as a reward model reads it: each step, its line end, and the tag where its verdict is due."""
+    ids = [BOS_ID, *encode(prompt)]
+    for step in steps:
+        ids += [*encode(step if step.endswith("\n") else step + "\n"), TAG]
+    return ids
+
+
+@dataclass(frozen=True)
+class Policies:
+    """A task's problems without end."""
+
+    settings: PolicySettings
+
+    def draw(self, rng: random.Random, count: int, progress: float) -> Iterator[Example]:
+        """Examples for a training that far on its way (0 to 1)."""
+        curriculum = min(1.0, progress / self.settings.curriculum) if self.settings.curriculum else 1.0
+        for _ in range(count):
+            yield policy_example(*TASKS[self.settings.task](rng, curriculum))
+
+
+class Rewards:
+    """Labelled solutions, both verdicts shown equally often."""
+
+    def __init__(self, settings: RewardSettings) -> None:
+        rollouts = read_rollouts(MODELS / settings.rollouts)
+        labels = [_labels(rollout) for rollout in rollouts]
+        rng = random.Random(f"labels/{settings.seed}")
+        labels = [[not y if rng.random() < settings.flipped else y for y in each] for each in labels]
+        if settings.shuffled:
+            mixed = [y for each in labels for y in each]
+            rng.shuffle(mixed)
+            labels = [[mixed.pop() for _ in each] for each in labels]
+        self._known = list(zip(rollouts, labels, strict=True))
+        good = sum(sum(each) for each in labels)
+        bad = sum(len(each) for each in labels) - good
+        self._keep = {True: min(1.0, bad / max(1, good)), False: min(1.0, good / max(1, bad))}
+
+    def draw(self, rng: random.Random, count: int, progress: float) -> Iterator[Example]:
+        """Random solutions; of the commoner verdict only so many are asked for."""
+        for rollout, labels in rng.choices(self._known, k=count):
+            ids = tagged(rollout.prompt, rollout.steps[: len(labels)])
+            verdicts = iter([(GOOD if y else BAD) if rng.random() < self._keep[y] else IGNORED for y in labels])
+            yield Example(ids, [next(verdicts) if i == TAG else IGNORED for i in ids])
+
+
+def read_rollouts(folder: File) -> list[Rollout]:
+    """What `evals.lab.rollouts` wrote about a policy's solutions."""
+    file = folder / ".training" / "rollouts.jsonl"
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"no rollouts of {folder.name}: python -m evals.lab.rollouts {folder}") from error
+    found = sorted((json.loads(line) for line in lines), key=lambda each: each["index"])  # written as they finished
+    return [Rollout(each["prompt"], each["steps"], each["first_error"]) for each in found if each["steps"]]
+
+
+def _labels(rollout: Rollout) -> list[bool]:
+    if rollout.first_error is None:
+        return [True] * len(rollout.steps)
+    return [True] * rollout.first_error + [False]

@@ -1,0 +1,131 @@
+"""Monte-Carlo labels for a reward model: where did a policy's solutions go wrong, as the policy itself can tell?
+
+    python -m evals.lab.rollouts evals/lab/models/chain-2m --problems 4000
+
+Of each training problem some solutions are sampled; problems that are always or never solved say nothing and are
+dropped. A step is good if, of eight completions from there, any reaches the right answer (Wang et al. 2024,
+"Math-Shepherd", section 3.3, hard estimation). The first step from which none does is found by bisection, because
+what follows it is no more hopeful, and labels end there (Luo et al. 2024, "Improve mathematical reasoning in language
+models by automated process supervision", section 3.2). One line per problem goes into `DIR/.training/rollouts.jsonl`;
+the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import time
+from pathlib import Path as File
+from typing import Any
+
+from evals.lab import chain
+from evals.lab.chain import Chain
+from evals.lab.splits import drawn
+from evals.lab.tokens import BOS_ID, encode
+from tts.backends.base import Request
+from tts.backends.local import LocalBackend
+from tts.halt import Halt
+from tts.types import Completion, Path, Sampling, number
+
+SAMPLES, COMPLETIONS = 4, 8
+"""Solutions per problem, and completions per prefix (K)."""
+AT_ONCE, SAY_SECONDS = 48, 10.0
+SAMPLING = Sampling(temperature=1.0, max_tokens=256)
+
+
+class Labeller:
+    """Samples a policy's solutions and labels their steps."""
+
+    def __init__(self, policy: File) -> None:
+        self.backend = LocalBackend(policy)
+
+    async def label(self, index: int) -> list[dict[str, Any]]:
+        """A right and a wrong solution to one training problem, with the wrong one's first hopeless step; nothing if
+        all samples agree on being right or wrong."""
+        rng = random.Random(f"rollouts/{index}")
+        operations = rng.randint(chain.FEWEST_OPERATIONS, chain.MOST_OPERATIONS)
+        problem = drawn("train", rng, lambda r: chain.generate(r, operations))
+        samples = [s for s in await self._continue(problem, "", SAMPLES, f"{index}") if s.finish == "stop"]
+        right = [s.text for s in samples if right_answer(problem, s)]
+        wrong = [s.text for s in samples if not right_answer(problem, s)]
+        if not right or not wrong:
+            return []
+        steps = chain.steps_of(wrong[0])
+        found = await self._first_hopeless(problem, steps, str(index))
+        return [_line(index, problem, chain.steps_of(right[0]), None), _line(index, problem, steps, found)]
+
+    async def _first_hopeless(self, problem: Chain, steps: list[str], key: str) -> int:
+        """The least i such that no completion after step i reaches the answer: after the last step none does."""
+        hopeful, hopeless = -1, len(steps) - 1
+        while hopeless - hopeful > 1:
+            middle = (hopeful + hopeless) // 2
+            prefix = "".join(steps[: middle + 1])
+            completions = await self._continue(problem, prefix, COMPLETIONS, f"{key}/{middle}")
+            if any(right_answer(problem, each) for each in completions):
+                hopeful = middle
+            else:
+                hopeless = middle
+        return hopeless
+
+    async def _continue(self, problem: Chain, prefix: str, count: int, key: str) -> list[Completion]:
+        path = Path(start=(BOS_ID, *encode(problem.prompt + "\n" + prefix)))
+        length = self.backend.prompt_tokens(path)
+        requests = (
+            Request(
+                id=f"{key}:{i};",
+                path=path,
+                prompt_tokens=length,
+                max_tokens=SAMPLING.max_tokens,
+                sampling=SAMPLING,
+                seed=number(f"rollouts/{key}/{i}"),
+                halt=Halt(),
+            )
+            for i in range(count)
+        )
+        return list(await asyncio.gather(*map(self.backend.generate, requests)))
+
+
+def right_answer(problem: Chain, completion: Completion) -> bool:
+    """Whether a completion ends in the right answer, whatever came before."""
+    stated = chain.Values().extract(completion.text, completion.finish == "stop")
+    return stated == problem.answer
+
+
+def _line(index: int, problem: Chain, steps: list[str], first_error: int | None) -> dict[str, Any]:
+    return {"index": index, "prompt": problem.prompt + "\n", "steps": steps, "first_error": first_error}
+
+
+async def main(policy: File, problems: int) -> None:
+    """Label what no line tells about yet."""
+    file = policy / ".training" / "rollouts.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    done = {json.loads(line)["index"] for line in file.read_text(encoding="utf-8").splitlines()}
+    labeller, places = Labeller(policy), asyncio.Semaphore(AT_ONCE)
+    todo = [index for index in range(problems) if index not in done]
+    began = said = time.monotonic()
+    finished = 0
+
+    async def one(index: int) -> None:
+        nonlocal finished, said
+        async with places:
+            lines = await labeller.label(index) or [{"index": index, "prompt": "", "steps": [], "first_error": None}]
+        with file.open("a", encoding="utf-8") as out:
+            out.write("".join(json.dumps(line) + "\n" for line in lines))
+        finished += 1
+        now = time.monotonic()
+        if now - said > SAY_SECONDS:
+            said, left = now, (now - began) / finished * (len(todo) - finished)
+            print(f"{policy.name}: {len(done) + finished} of {problems} problems, {left / 60:.0f} min left", flush=True)
+
+    await asyncio.gather(*map(one, todo))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("policy", type=File)
+    parser.add_argument("--problems", type=int, default=4000)
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.policy, arguments.problems))

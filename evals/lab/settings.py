@@ -1,0 +1,65 @@
+"""What decides how a lab model is trained: `training.toml`, beside the weights."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path as File
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tts.cost import one_line
+from tts.errors import UsageError
+
+MODELS = File(__file__).parent / "models"
+"""One folder per model: settings, weights, configuration, tokenizer."""
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """Common to all trainings. `tokens` in all and per batch, padding not counted; `warmup` and `decay` are the shares
+    of the training in which the learning rate rises from and falls to zero."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Literal["chain", "countdown"]
+    seed: int
+    tokens: int
+    batch_tokens: int = 4096
+    learning_rate: float = 3e-3
+    warmup: Share = 0.01
+    decay: Share = 0.5
+    threads: int = 1
+
+
+class PolicySettings(Settings):
+    """A Llama from random weights, taught by a task's own solutions, the hardest of them only after `curriculum`."""
+
+    hidden: int
+    layers: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    context: int = 1024
+    curriculum: Share = 0.3
+
+
+class RewardSettings(Settings):
+    """A policy's weights, taught to answer `+` or `-` after each step of `rollouts`' solutions. `flipped` labels are
+    turned round at random; `shuffled` ones belong to other steps and teach nothing but the form."""
+
+    policy: str
+    rollouts: str
+    flipped: Share = 0.0
+    shuffled: bool = False
+
+
+def read_settings(folder: File) -> PolicySettings | RewardSettings:
+    """The settings of the model in a folder."""
+    file = folder / "training.toml"
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        return (RewardSettings if "policy" in table else PolicySettings).model_validate(table)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise UsageError(f"cannot read the training settings in {file}: {one_line(error)}") from error

@@ -78,7 +78,7 @@ class Section:
             raise UsageError(f"there is nothing to report of {settings.suite}: the run has no rows yet")
         self.methods = list(dict.fromkeys(row.cell.method for row in self.rows))
         if baseline is not None and baseline not in self.methods:
-            raise UsageError(f"no method {baseline!r} to compare with; there are {', '.join(self.methods)}")
+            raise no_baseline(baseline, self.methods)
         self.baseline = baseline or self.methods[0]
 
     @property
@@ -216,6 +216,11 @@ def as_object(sections: Sequence[Section]) -> list[dict[str, object]]:
         }
         for section in sections
     ]
+
+
+def no_baseline(name: str, methods: Iterable[str]) -> UsageError:
+    """One line for a baseline that is none of the methods."""
+    return UsageError(f"no method {name!r} to compare with; there are {', '.join(methods)}")
 
 
 def _point_object(point: Point) -> dict[str, object]:

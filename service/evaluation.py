@@ -21,7 +21,7 @@ from evals.lab.splits import Split
 from evals.page import amount, interval, page, percent, signed
 from evals.plots import draw, write
 from evals.records import Row, Settings, Unit
-from evals.report import Section, as_object, read_sections
+from evals.report import Section, as_object, no_baseline, read_sections
 from evals.suites import SUITES
 from service.display import working
 from service.options import build, checked, open_backend
@@ -29,9 +29,11 @@ from strategies import STRATEGIES
 from tts.cost import read_prices
 from tts.errors import UsageError, unknown
 from tts.solve import code_version
-from tts.types import Sampling
+from tts.types import Budget, Sampling
 from verifiers import VERIFIERS
 
+NARROWEST = 120
+"""Columns of a table, also where a pipe or a small terminal claims to have fewer."""
 QUIET_SECONDS = 5.0
 LAB_PROBLEMS = 100
 DEFAULT_TOKENS = (125, 250, 500, 1000, 2000)
@@ -46,6 +48,10 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     methods = [_method(spec, options["verifier"]) for spec in options["strategies"]]
     budgets = [(unit, value) for unit in UNITS for value in dict.fromkeys(options[unit])]
     split: Split = options["split"] or ("dev" if "dev" in suite.splits else "test")
+    for unit, value in budgets:
+        checked(Budget, {unit: value})
+    if options["baseline"] not in (None, *options["strategies"]):
+        raise no_baseline(options["baseline"], options["strategies"])
     sampling = _sampling(suite.sampling, options)
     prices = read_prices(options["prices"]) if options["prices"] else {}
     limit = options["limit"] or (LAB_PROBLEMS if len(suite.splits) > 1 and not options["data"] else None)
@@ -106,11 +112,11 @@ def report(folders: Sequence[File], out: File, baseline: str | None, as_json: bo
 def show(section: Section) -> None:
     """The section's table on standard output, and what went wrong."""
     console = Console(highlight=False)
+    console.width = max(console.width, NARROWEST)
     table = Table(title=section.title, title_justify="left", box=None, header_style="dim", pad_edge=False)
-    for name in ("method", "budget"):
-        table.add_column(name, no_wrap=True)
-    for name in ("accuracy", "95 % interval", f"vs {section.baseline}, equal compute", "compute", "coverage", "tokens"):
-        table.add_column(name, justify="right")
+    table.add_column("method", overflow="fold")
+    for name in ("budget", "accuracy", "95 % interval", f"points vs {section.baseline}", "coverage", "compute"):
+        table.add_column(name, justify="right", no_wrap=True)
     for point in section.points:
         table.add_row(
             point.cell.method,
@@ -118,15 +124,14 @@ def show(section: Section) -> None:
             percent(point.accuracy.mean),
             interval(point.accuracy),
             signed(point.difference),
-            amount(point.compute),
             percent(point.coverage),
-            amount(point.tokens),
+            amount(point.compute),
         )
     console.print(table)
     first = section.points[0]
     console.print(
-        f"{first.problems} problems, {first.seeds} seeds; compute: mean total FLOPs a problem, in policy tokens; "
-        "differences in points, paired by problem",
+        f"{first.problems} problems, {first.seeds} seeds. Compute: mean total FLOPs a problem, in policy tokens. "
+        f"Points vs {section.baseline}: at equal compute, paired by problem.",
         style="dim",
     )
     for row in section.errors[:10]:

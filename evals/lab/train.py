@@ -98,9 +98,9 @@ class Training:
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * self._pace()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = self.forward(input_ids=inputs, use_cache=False).logits
+            logits = self.forward(input_ids=inputs, use_cache=False).logits  # type: ignore[no-untyped-call]
         loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()

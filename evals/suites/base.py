@@ -18,12 +18,20 @@ from tts.errors import UsageError
 from tts.types import Noun, Problem, Sampling
 
 
+def _as_text(value: object) -> object:
+    """Numbers are welcome as ids and answers; None and lists are mistakes."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
+
+
 class Row(Noun):
     """One problem as a file or a generator gives it; `group` is its difficulty, subject, or nothing."""
 
-    id: Annotated[str, BeforeValidator(str), Field(min_length=1)]
+    id: Text
     problem: Annotated[str, Field(min_length=1)]
-    answer: Annotated[str, BeforeValidator(str), Field(min_length=1)]
+    answer: Text
     group: str = ""
 
 

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from evals.records import ROWS, Row, read_lines
+from service.commands import cli
+
+pytest.importorskip("datasets", reason="the harness's extra is not installed")
+
+FAKE = ("--backend", "fake:tests.handlers:quick")
+
+
+def tts(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> str:
+    file = tmp_path / "problems.jsonl"
+    lines = [{"id": i, "problem": f"Tom has 3 boxes of 4 pencils ({i}).", "answer": 12 if i else 13} for i in range(4)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    return str(file)
+
+
+def test_a_run_ends_with_a_table_a_page_and_curves_and_can_be_reported_again(problems: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = ("eval", "gsm8k", "--data", problems, *FAKE, "--tokens", "20", "80", "--seeds", "2", "--out", str(out))
+    result = tts(*run, "--strategy", "single", "self_consistency:weights=weighted", "best_of_n:n=3@confidence")
+    assert result.exit_code == 0, result.output
+    for words in (
+        "self_consistency:weights=w",
+        "best_of_n:n=3@conf",
+        "80 tokens",
+        "75.0%",
+        "points vs single",
+    ):
+        assert words in result.stdout
+    assert {path.name for path in out.iterdir()} >= {
+        "rows.jsonl",
+        "samples.jsonl",
+        "report.html",
+        "curves.png",
+        "curves.svg",
+    }
+    assert len(read_lines(out / ROWS, Row)) == 4 * 2 * 3 * 2
+    before = (out / ROWS).read_bytes()
+    assert (
+        tts(*run, "--strategy", "single", "self_consistency:weights=weighted", "best_of_n:n=3@confidence").exit_code
+        == 0
+    )
+    assert (out / ROWS).read_bytes() == before
+    again = tts(
+        "report", str(out), "--baseline", "best_of_n:n=3@confidence", "--out", str(tmp_path / "merged"), "--json"
+    )
+    assert json.loads(again.stdout)[0]["baseline"] == "best_of_n:n=3@confidence"
+    assert (tmp_path / "merged" / "report.html").is_file()
+
+
+def test_a_budget_decides_how_many_samples_there_are_unless_their_number_is_given(
+    problems: str, tmp_path: Path
+) -> None:
+    run = (
+        "eval",
+        "gsm8k",
+        "--data",
+        problems,
+        *FAKE,
+        "--tokens",
+        "100",
+        "1000",
+        "--max-tokens",
+        "8",
+        "--out",
+        str(tmp_path / "o"),
+    )
+    assert tts(*run, "-s", "self_consistency", "best_of_n:n=2").exit_code == 0
+    drawn = {(row.cell.method, row.cell.amount): row.finished for row in read_lines(tmp_path / "o" / ROWS, Row)}
+    assert drawn["best_of_n:n=2", 100] == drawn["best_of_n:n=2", 1000] == 2
+    assert drawn["self_consistency", 1000] > drawn["self_consistency", 100] > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("chian",), "unknown suite 'chian'; did you mean 'chain'?"),
+        (("gsm8k", "--strategy", "best_of_m"), "unknown strategy 'best_of_m'; did you mean 'best_of_n'?"),
+        (("gsm8k", "--strategy", "best_of_n:m=3"), "unknown parameter of best_of_n 'm'"),
+        (("gsm8k", "--strategy", "best_of_n@oracle"), "unknown verifier 'oracle'"),
+        (("gsm8k", "--data", "nowhere.jsonl"), "cannot read the problems in nowhere.jsonl"),
+        (("gsm8k", "--split", "train"), "suite gsm8k has no split 'train'; it has test"),
+        (("gsm8k", "--tokens", "0"), "tokens: Input should be greater than 0"),
+        (("gsm8k", "--tokens", "100", "--baseline", "x"), "no method 'x' to compare with"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(arguments: tuple[str, ...], complaint: str, tmp_path: Path) -> None:
+    result = tts("eval", *arguments, *FAKE, "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unwritable_folder_and_a_folder_without_a_run_are_refused(problems: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = tts("eval", "gsm8k", "--data", problems, *FAKE, "--tokens", "20", "--out", str(tmp_path / "file"))
+    assert (result.exit_code, "name another folder with --out" in result.stderr) == (2, True)
+    assert "holds no run" in tts("report", str(tmp_path)).stderr
+
+
+def test_several_values_may_follow_an_option_once() -> None:
+    result = tts("eval", "gsm8k", "--tokens", "many", *FAKE)
+    assert result.exit_code == 2
+    assert "'many' is not a valid integer" in result.output

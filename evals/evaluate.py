@@ -37,10 +37,14 @@ class Method:
 
     def at(self, cell: Cell, parameters: int) -> Strategy:
         """The strategy for one budget; `parameters` are the policy's weights."""
-        tokens = {"tokens": cell.amount, "flops": cell.amount / (2 * parameters)}.get(cell.unit)
-        if self.fixed or tokens is None or "n" not in type(self.strategy).model_fields:
+        samples = {
+            "samples": cell.amount,
+            "tokens": cell.amount / TOKENS_PER_SAMPLE,
+            "flops": cell.amount / (2 * parameters) / TOKENS_PER_SAMPLE,
+        }.get(cell.unit)
+        if self.fixed or samples is None or "n" not in type(self.strategy).model_fields:
             return self.strategy
-        return self.strategy.model_copy(update={"n": max(1, int(tokens) // TOKENS_PER_SAMPLE)})
+        return self.strategy.model_copy(update={"n": max(1, int(samples))})
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class _Evaluation:
                 item.problem,
                 method.at(cell, backend.info.parameters),
                 {"policy": backend},
-                budget=cell.budget,
+                budget=cell.budget(self._settings.sampling),
                 scorer=method.verifier,
                 sampling=self._settings.sampling,
                 prices=self._prices,

@@ -16,7 +16,8 @@ from tts.types import Budget, Completion, ModelInfo, Noun, Sampling
 
 ROWS, SAMPLES, SETTINGS = "rows.jsonl", "samples.jsonl", "run.json"
 N = TypeVar("N", bound=Noun)
-Unit = Literal["tokens", "seconds", "usd", "flops"]
+Unit = Literal["tokens", "seconds", "usd", "flops", "samples"]
+"""What is held equal: something a budget limits, or plainly the number of samples."""
 
 
 class Settings(Noun):
@@ -37,8 +38,10 @@ class Cell(Noun):
     unit: Unit
     amount: float
 
-    @property
-    def budget(self) -> Budget:
+    def budget(self, sampling: Sampling) -> Budget:
+        """The most that a problem may cost here. Samples are counted by the strategy: all of them can be paid."""
+        if self.unit == "samples":
+            return Budget(tokens=(int(self.amount) + 1) * sampling.max_tokens)
         return Budget(**{self.unit: int(self.amount) if self.unit == "tokens" else self.amount})
 
     def __str__(self) -> str:

@@ -37,7 +37,7 @@ NARROWEST = 120
 QUIET_SECONDS = 5.0
 LAB_PROBLEMS = 100
 DEFAULT_TOKENS = (125, 250, 500, 1000, 2000)
-UNITS: tuple[Unit, ...] = ("tokens", "seconds", "usd", "flops")
+UNITS: tuple[Unit, ...] = ("tokens", "seconds", "usd", "flops", "samples")
 
 
 def run(suite_name: str, options: dict[str, Any]) -> int:
@@ -49,7 +49,7 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     budgets = [(unit, value) for unit in UNITS for value in dict.fromkeys(options[unit])]
     split: Split = options["split"] or ("dev" if "dev" in suite.splits else "test")
     for unit, value in budgets:
-        checked(Budget, {unit: value})
+        checked(Budget, {"tokens" if unit == "samples" else unit: value})
     if options["baseline"] not in (None, *options["strategies"]):
         raise no_baseline(options["baseline"], options["strategies"])
     sampling = _sampling(suite.sampling, options)

@@ -28,6 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from evals.lab.examples import IGNORED, Example, Policies, Rewards
 from evals.lab.settings import MODELS, PolicySettings, RewardSettings, read_settings
 from evals.lab.tokens import BOS_ID, EOS_ID, PAD_ID, VOCABULARY, tokenizer
+from tts.backends.weights import quiet
 
 POOL = 512
 """Examples drawn together and sorted by length, so that a batch holds little padding."""
@@ -155,8 +156,10 @@ def build(settings: PolicySettings | RewardSettings) -> LlamaForCausalLM:
     """A policy's random weights, or for a reward model those of its policy."""
     # Sequences are short: plain attention trains twice as fast on a CPU as the fused kernel.
     if isinstance(settings, RewardSettings):
-        folder = MODELS / settings.policy
-        return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        with quiet():
+            return LlamaForCausalLM.from_pretrained(
+                MODELS / settings.policy, dtype=torch.float32, attn_implementation="eager"
+            )
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(VOCABULARY),
@@ -212,8 +215,9 @@ def save(model: LlamaForCausalLM, folder: File) -> None:
     """Write weights in float16, configuration and tokenizer."""
     half = LlamaForCausalLM(model.config)
     half.load_state_dict(model.state_dict())
-    half.to(torch.float16).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    with quiet():
+        half.to(torch.float16).save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
 
 
 if __name__ == "__main__":

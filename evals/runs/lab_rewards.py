@@ -1,0 +1,237 @@
+"""What the lab's reward models are worth: how well they find false steps, and what their scores add to a vote.
+
+    tts eval chain --samples 16 --strategy self_consistency --seeds 3 --limit 2500 --split test --out runs/pool
+    python -m evals.runs.lab_rewards runs/pool --out runs/rewards
+
+scores every sample of a recorded pool with each reward model, and writes the rows of best-of-N and of weighted votes
+for N = 1, 2, 4, … into the second folder, where `tts report` reads them like any others. Their compute counts the
+reward model: it reads each solution once, and the prompt once per problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path as File
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+from evals.lab import chain
+from evals.lab.reward import RewardModel
+from evals.lab.settings import MODELS
+from evals.records import ROWS, SAMPLES, Cell, Lines, Row, Sample, Settings, claim_folder, read_lines, read_settings
+from evals.suites import SUITES, Item
+from tts.cost import flops
+from tts.types import ModelInfo
+
+REWARDS = ("chain-2m-prm", "chain-2m-prm-off", "chain-2m-prm-flipped", "chain-2m-prm-shuffled")
+AGGREGATIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "last": lambda scores: scores[-1],
+    "min": min,
+    "prod": math.prod,
+    "mean": lambda scores: sum(scores) / len(scores),
+}
+Pool = list[tuple[Item, int, list[Sample]]]
+"""A problem, a seed, and its samples in the order in which they were numbered."""
+
+
+class Judged(NamedTuple):
+    """A reward model's scores of all steps of a pool, beside the truth."""
+
+    scores: list[list[list[float]]]
+    truth: list[list[list[bool]]]
+
+
+def read_pool(folder: File) -> tuple[Settings, Pool]:
+    """Every problem and seed with the samples that all of them have."""
+    settings = read_settings(folder)
+    by_problem: dict[tuple[str, int], dict[int, Sample]] = defaultdict(dict)
+    for sample in read_lines(folder / SAMPLES, Sample):
+        by_problem[sample.problem, sample.seed][sample.number] = sample
+    shared = min(next(i for i in range(len(pool) + 1) if i not in pool) for pool in by_problem.values())
+    wanted = {problem for problem, _ in by_problem}
+    items: dict[str, Item] = {}
+    limit = len(wanted)
+    while not wanted <= items.keys():  # ids say nothing of how far down the suite a problem stands
+        items = {item.problem.id: item for item in SUITES[settings.suite].items(settings.split, limit)}
+        limit *= 2
+    return settings, [
+        (items[problem], seed, [pool[i] for i in range(shared)]) for (problem, seed), pool in by_problem.items()
+    ]
+
+
+def judged(pool: Pool, model: RewardModel) -> Judged:
+    """Score and check every step of a pool, saying how far it is."""
+    scores, truth = [], []
+    began = said = time.monotonic()
+    for done, (item, _, samples) in enumerate(pool, start=1):
+        text = item.problem.messages[0].content
+        problem = chain.read(text)
+        steps = [chain.steps_of(sample.completion.text) or ["\n"] for sample in samples]
+        scores.append(model.score([(text + "\n", each) for each in steps]))
+        truth.append([chain.judge(problem, sample.completion.text) for sample in samples])
+        now = time.monotonic()
+        if now - said > 10:
+            said = now
+            print(f"{done} of {len(pool)}, {(now - began) / done * (len(pool) - done):.0f} s left", flush=True)
+    return Judged(scores, truth)
+
+
+def step_auc(found: Judged) -> float:
+    """The chance that a right step scores higher than a false one; steps after a solution's first false one, which
+    rest on it, are left out."""
+    pairs = [
+        (score, good)
+        for scores, truths in zip(found.scores, found.truth, strict=True)
+        for each, true in zip(scores, truths, strict=True)
+        for score, good in list(zip(each, true, strict=False))[: first_false(true) + 1]
+    ]
+    ranks = rankdata([score for score, _ in pairs])
+    good = np.array([good for _, good in pairs])
+    positives, negatives = int(good.sum()), int((~good).sum())
+    return float((ranks[good].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def first_error_f1(found: Judged, threshold: float = 0.5) -> float:
+    """The harmonic mean of two accuracies: of finding the first false step where there is one, and of finding none
+    where there is none (Zheng et al. 2024, "ProcessBench", section 2.3)."""
+    hits: dict[bool, list[bool]] = {True: [], False: []}
+    for scores, truths in zip(found.scores, found.truth, strict=True):
+        for each, true in zip(scores, truths, strict=True):
+            said = next((i for i, score in enumerate(each) if score < threshold), len(true))
+            hits[all(true)].append(said == first_false(true))
+    one, other = (sum(h) / max(1, len(h)) for h in hits.values())
+    return 2 * one * other / (one + other) if one + other else 0.0
+
+
+def first_false(truth: Sequence[bool]) -> int:
+    """The index of the first false step; the number of steps where there is none."""
+    return next((i for i, good in enumerate(truth) if not good), len(truth))
+
+
+def rows(
+    pool: Pool, policy: ModelInfo, reward: int, label: str, scores: list[list[float]] | None, best: bool
+) -> Iterator[Row]:
+    """The rows of one way of choosing, for N = 1, 2, 4, …; `scores` weigh the samples, equally where there are none,
+    and `best` takes the highest instead of voting. `reward` is the size of the model that gave them."""
+    for place, (item, seed, samples) in enumerate(pool):
+        prompt = samples[0].completion.usage.prompt_tokens
+        for n in (2**i for i in range(len(samples).bit_length())):
+            chosen = samples[:n]
+            weights = [1.0] * n if scores is None else scores[place][:n]
+            answer = _best(chosen, weights) if best else _vote(chosen, weights)
+            tokens = [sample.completion.usage.completion_tokens for sample in chosen]
+            spent = sum(flops(policy, prompt, prompt if i else 0, made) for i, made in enumerate(tokens))
+            read = 0
+            if scores is not None and reward:
+                reader = policy.model_copy(update={"parameters": reward})
+                lengths = [
+                    made + 1 + sample.completion.text.count("\n") for made, sample in zip(tokens, chosen, strict=True)
+                ]
+                spent += sum(flops(reader, prompt + more, prompt if i else 0, 0) for i, more in enumerate(lengths))
+                read = prompt + sum(lengths)
+            yield Row(
+                cell=Cell(method=label, unit="samples", amount=n),
+                seed=seed,
+                problem=item.problem.id,
+                group=item.group,
+                right=answer is not None and SUITES["chain"].right(item, answer),
+                covered=any(sample.right for sample in chosen),
+                answer=answer,
+                error=None,
+                stop="done",
+                tokens=sum(tokens),
+                prompt_tokens=prompt * n,
+                cached_tokens=prompt * (n - 1),
+                verifier_tokens=read,
+                seconds=0.0,
+                usd=None,
+                flops=spent,
+                kv_token_steps=sum(sample.completion.usage.kv_token_steps for sample in chosen),
+                finished=sum(sample.completion.finish == "stop" for sample in chosen),
+                truncated=sum(sample.completion.finish != "stop" for sample in chosen),
+                failed=0,
+            )
+
+
+def _best(samples: Sequence[Sample], weights: Sequence[float]) -> str | None:
+    held = [
+        (weight, -i, sample.answer)
+        for i, (sample, weight) in enumerate(zip(samples, weights, strict=True))
+        if sample.answer
+    ]
+    return max(held)[2] if held else None
+
+
+def _vote(samples: Sequence[Sample], weights: Sequence[float]) -> str | None:
+    total: dict[str, float] = defaultdict(float)
+    for sample, weight in zip(samples, weights, strict=True):
+        if sample.answer is not None:
+            total[sample.answer] += weight
+    return max(total, key=lambda answer: total[answer]) if total else None
+
+
+def confidence(sample: Sample) -> float:
+    """The geometric mean of the tokens' probabilities, which costs nothing."""
+    completion = sample.completion
+    return math.exp((completion.logprob or 0.0) / max(1, completion.usage.completion_tokens))
+
+
+def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence[str]) -> None:
+    """Score, print what the models are worth step by step, and write the rows."""
+    settings, pool = read_pool(folder)
+    policy = settings.model
+    claim_folder(out, settings)
+    print(f"{len(pool)} pools of {len(pool[0][2])} samples; right with a false step: {lucky(pool):.1%} of the right")
+    measures: dict[str, dict[str, float]] = {}
+    with Lines(out / ROWS, Row) as lines:
+        sure = [[confidence(sample) for sample in samples] for _, _, samples in pool]
+        ways = [
+            ("majority", 0, None, False),
+            ("confidence_weighted", 0, sure, False),
+            ("confidence_best", 0, sure, True),
+        ]
+        for name in rewards:
+            model = RewardModel(MODELS / name)
+            found = judged(pool, model)
+            auc, f1 = step_auc(found), first_error_f1(found)
+            measures[name] = {"step_auc": auc, "first_error_f1": f1}
+            print(f"{name}: step AUC {auc:.3f}, first-error F1 {f1:.3f}")
+            for how in aggregations:
+                whole = [[AGGREGATIONS[how](each) for each in scores] for scores in found.scores]
+                ways += [
+                    (f"{name}:{how}_weighted", model.parameters, whole, False),
+                    (f"{name}:{how}_best", model.parameters, whole, True),
+                ]
+        truth = [
+            [float(all(chain.judge(chain.read(item.problem.messages[0].content), s.completion.text))) for s in samples]
+            for item, _, samples in pool
+        ]
+        ways.append(("oracle_best", 0, truth, True))
+        for label, size, scores, best in ways:
+            for row in rows(pool, policy, size, label, scores, best):
+                lines.append(row)
+    (out / "rewards.json").write_text(json.dumps(measures, indent=2) + "\n", encoding="utf-8")
+
+
+def lucky(pool: Pool) -> float:
+    """The share of right answers that rest on a false step."""
+    right = [(item, sample) for item, _, samples in pool for sample in samples if sample.right]
+    false = sum(not all(chain.judge(chain.read(i.problem.messages[0].content), s.completion.text)) for i, s in right)
+    return false / max(1, len(right))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pool", type=File)
+    parser.add_argument("--out", type=File, required=True)
+    parser.add_argument("--rewards", nargs="*", default=REWARDS)
+    parser.add_argument("--aggregations", nargs="*", default=["last"], choices=AGGREGATIONS)
+    arguments = parser.parse_args()
+    main(arguments.pool, arguments.out, arguments.rewards, arguments.aggregations)

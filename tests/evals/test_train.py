@@ -1,0 +1,200 @@
+"""Trainings small enough for a test: the same from the same seed, also when interrupted, and loadable everywhere."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the local backend's extra is not installed")
+
+from evals.lab import examples, settings  # noqa: E402
+from evals.lab.examples import BAD, GOOD, IGNORED, TAG, Example, Rewards, policy_example, tagged  # noqa: E402
+from evals.lab.reward import RewardModel  # noqa: E402
+from evals.lab.settings import RewardSettings, read_settings  # noqa: E402
+from evals.lab.tokens import BOS_ID, EOS_ID, PAD_ID, encode  # noqa: E402
+from evals.lab.train import Training, packed, tensors  # noqa: E402
+from tts.backends.local import LocalBackend  # noqa: E402
+from tts.errors import UsageError  # noqa: E402
+
+POLICY = """
+task = "chain"
+seed = 3
+tokens = 60_000
+batch_tokens = 2048
+hidden = 32
+layers = 1
+intermediate = 32
+heads = 2
+kv_heads = 1
+"""
+REWARD = 'task = "chain"\nseed = 3\ntokens = 80_000\nbatch_tokens = 512\nlearning_rate = 1e-2\npolicy = "policy"\nrollouts = "policy"\n'
+
+
+@pytest.fixture(autouse=True)
+def _eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
+
+
+def written(folder: Path, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "training.toml").write_text(text)
+    return folder
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / ".training" / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda model, **options: model)
+        patch.setattr("evals.lab.train.SAY_SECONDS", 0.0)
+        folder = written(tmp_path_factory.mktemp("models") / "policy", POLICY)
+        Training(folder).run()
+    return folder
+
+
+def test_a_training_learns_and_leaves_snapshots_and_a_model_that_the_local_backend_loads(policy: Path) -> None:
+    said = losses(policy)
+    assert said[-1] < 0.9 * said[0]
+    for folder in (policy, policy / ".training" / "25%", policy / ".training" / "50%"):
+        assert LocalBackend(folder).info.layers == 1
+        assert (folder / "chat_template.jinja").is_file()
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = written(tmp_path / "again", POLICY)
+    monkeypatch.setattr("evals.lab.train.SAVE_SECONDS", 0.0)
+    step, calls = Training._step, iter(range(100))
+
+    def dies(self: Training, batch: list[Example]) -> float:
+        if next(calls) == 12:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(Training, "_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        Training(folder).run()
+    monkeypatch.setattr(Training, "_step", step)
+    resumed = Training(folder)
+    assert 0 < resumed.done < 60_000
+    resumed.run()
+    assert weights(folder) == weights(policy)
+
+
+def test_settings_that_changed_since_are_not_mixed_in(policy: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "m", POLICY)
+    Training(folder)._checkpoint()
+    written(folder, POLICY.replace("seed = 3", "seed = 4"))
+    with pytest.raises(SystemExit, match="changed since this training began"):
+        Training(folder)
+
+
+@pytest.mark.parametrize("text", ["", "task = 'chess'", "not toml", POLICY + "deepth = 3\n"])
+def test_settings_that_make_no_sense_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the training settings"):
+        read_settings(written(tmp_path / "m", text))
+
+
+def test_only_the_solution_and_its_end_are_learnt() -> None:
+    example = policy_example("a=1+2\na?\n", "a:\n=3")
+    assert example.ids == [BOS_ID, *encode("a=1+2\na?\na:\n=3"), EOS_ID]
+    assert [i for i in example.targets if i != IGNORED] == [*encode("a:\n=3"), EOS_ID]
+    for i, target in enumerate(example.targets[:-1]):
+        assert target in (IGNORED, example.ids[i + 1])
+
+
+def test_batches_hold_everything_once_and_no_more_than_fits() -> None:
+    drawn = [Example([7] * n, [IGNORED] * n) for n in random.Random(1).choices(range(5, 60), k=100)]
+    batches = packed(drawn, 200, random.Random(2))
+    assert sorted(len(e.ids) for batch in batches for e in batch) == sorted(len(e.ids) for e in drawn)
+    assert all(max(len(e.ids) for e in batch) * len(batch) <= 200 for batch in batches)
+    inputs, targets = tensors([Example([5, 6], [6, IGNORED]), Example([5], [IGNORED])])
+    assert inputs.tolist() == [[5, 6], [5, PAD_ID]]
+    assert targets.tolist() == [[6, IGNORED], [IGNORED, IGNORED]]
+
+
+@pytest.fixture
+def models(policy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Beside the policy, rollouts of which a step is right where it names an `a`."""
+    for module in (settings, examples):
+        monkeypatch.setattr(module, "MODELS", policy.parent)
+    monkeypatch.setattr("evals.lab.train.MODELS", policy.parent)
+    rng, lines = random.Random(1), []
+    for index in range(60):
+        steps = [f"{rng.choice('abc')}={rng.randint(0, 9)}\n" for _ in range(5)]
+        first = next((i for i, step in enumerate(steps) if not step.startswith("a")), None)
+        lines.append({"index": index, "prompt": "a?\n", "steps": steps, "first_error": first})
+    lines.append({"index": 60, "prompt": "", "steps": [], "first_error": None})
+    (policy / ".training" / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
+    return policy.parent
+
+
+def drawn(**fields: Any) -> list[tuple[str, bool]]:
+    """Every step of which a verdict is taught, with the verdict."""
+    base = {"task": "chain", "seed": 3, "tokens": 1, "policy": "policy", "rollouts": "policy"}
+    source = Rewards(RewardSettings.model_validate({**base, **fields}))
+    found = []
+    for example in source.draw(random.Random(1), 400, 0.0):
+        for i, target in enumerate(example.targets):
+            if target != IGNORED:
+                assert example.ids[i] == TAG
+                assert target in (GOOD, BAD)
+                first = example.ids[i - 4]
+                found.append(("abc"[first - encode("a")[0]], target == GOOD))
+    return found
+
+
+@pytest.mark.usefixtures("models")
+def test_verdicts_are_balanced_and_end_with_the_first_hopeless_step() -> None:
+    taught = drawn()
+    assert all(good == (name == "a") for name, good in taught)
+    assert sum(good for _, good in taught) / len(taught) == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.usefixtures("models")
+def test_flipped_labels_are_wrong_as_often_as_asked_and_shuffled_ones_tell_nothing() -> None:
+    flipped = drawn(flipped=0.2)
+    wrong = sum(good != (name == "a") for name, good in flipped) / len(flipped)
+    assert 0.1 < wrong < 0.35
+    shuffled = drawn(shuffled=True)
+    shares = [
+        sum(good for name, good in shuffled if (name == "a") == a)
+        / max(1, sum((name == "a") == a for name, _ in shuffled))
+        for a in (True, False)
+    ]
+    assert abs(shares[0] - shares[1]) < 0.2
+
+
+def test_a_reward_model_starts_from_its_policy_and_learns_to_tell_steps_apart(models: Path) -> None:
+    folder = written(models / "reward", REWARD)
+    Training(folder).run()
+    good, bad = RewardModel(folder).score([("a?\n", ["a=1\n", "a=2"]), ("a?\n", ["b=1\n"])])
+    assert (len(good), len(bad)) == (2, 1)
+    assert min(good) > 0.5 > bad[0]
+
+
+def test_scores_do_not_depend_on_what_else_is_scored(policy: Path) -> None:
+    model = RewardModel(policy)
+    solutions = [("a?\n", ["a=1\n"] * n) for n in (1, 7, 3)]
+    alone = [model.score([solution])[0] for solution in solutions]
+    together = model.score(solutions)
+    assert [s for each in together for s in each] == pytest.approx([s for each in alone for s in each], abs=1e-5)
+    assert tagged("a?\n", ["a=1"])[-1] == TAG
+
+
+def test_rollouts_that_were_never_made_are_asked_for(models: Path) -> None:
+    reward = RewardSettings(task="chain", seed=1, tokens=1, policy="policy", rollouts="nobody")
+    with pytest.raises(UsageError, match=r"python -m evals\.lab\.rollouts"):
+        Rewards(reward)

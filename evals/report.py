@@ -155,7 +155,7 @@ class Section:
             problems=len(right),
             seeds=len({row.seed for row in rows}),
             accuracy=mean_by_problem(right),
-            difference=self._difference(cell, right, self._compute(rows)),
+            difference=self._difference(cell),
             compute=self._compute(rows),
             coverage=_mean(row.covered for row in rows),
             tokens=_mean(row.tokens for row in rows),
@@ -169,16 +169,23 @@ class Section:
             errors=sum(row.error is not None for row in rows),
         )
 
-    def _difference(self, cell: Cell, right: Values, compute: float) -> Estimate | None:
+    def paired(self, cell: Cell, control: str) -> tuple[Values, Values] | None:
+        """Whether each problem was solved in a cell, and by the control at the same compute; None where the control's
+        curve does not reach there."""
+        rows = self._cells[cell]
+        theirs = self._at(control, self._compute(rows))
+        return (_values(rows, lambda row: float(row.right)), theirs) if theirs else None
+
+    def _difference(self, cell: Cell) -> Estimate | None:
         if cell.method == self.baseline:
             return None
-        theirs = self._baseline_at(compute)
-        return paired_difference(right, theirs) if theirs else None
+        pair = self.paired(cell, self.baseline)
+        return paired_difference(*pair) if pair else None
 
-    def _baseline_at(self, compute: float) -> Values | None:
-        """What the baseline would have got on each problem for that compute: a mixture of its two nearest cells,
-        straight between them in the logarithm of compute."""
-        cells = {c: rows for c, rows in self._cells.items() if c.method == self.baseline}
+    def _at(self, method: str, compute: float) -> Values | None:
+        """What a method would have got on each problem for that compute: a mixture of its two nearest cells, straight
+        between them in the logarithm of compute."""
+        cells = {c: rows for c, rows in self._cells.items() if c.method == method}
         curve = [(self._compute(rows), _values(rows, lambda row: float(row.right))) for rows in cells.values()]
         curve.sort(key=lambda each: each[0])
         below = [each for each in curve if each[0] <= compute * (1 + 1e-9)]

@@ -31,7 +31,15 @@ intermediate = 32
 heads = 2
 kv_heads = 1
 """
-REWARD = 'task = "chain"\nseed = 3\ntokens = 80_000\nbatch_tokens = 512\nlearning_rate = 1e-2\npolicy = "policy"\nrollouts = "policy"\n'
+REWARD = """
+task = "chain"
+seed = 3
+tokens = 80_000
+batch_tokens = 512
+learning_rate = 1e-2
+policy = "policy"
+rollouts = "policy"
+"""
 
 
 @pytest.fixture(autouse=True)

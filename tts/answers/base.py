@@ -51,7 +51,8 @@ _KINDS: dict[str, type[AnswerKind]] = {}
 
 def register(kind: type[AnswerKind]) -> type[AnswerKind]:
     """Make a kind known by its name, to journals, the API and the command line."""
-    assert _KINDS.setdefault(kind.name, kind) is kind, f"two answer kinds are called {kind.name!r}"
+    known = _KINDS.setdefault(kind.name, kind)
+    assert known is kind, f"two answer kinds are called {kind.name!r}"
     return kind
 
 

@@ -10,6 +10,9 @@ from pydantic import Field
 from tts.answers.base import AnswerKind, register
 from tts.answers.maths import last_boxed
 
+_MARKUP = re.compile(r"\\(?:text|math)\w*")
+_STATED = r"(?i:answer\s*(?:is\b|:)[\s*:$\[\\{]*(?:option\s|choice\s)?[\s*]*)\(?"
+
 
 @register
 class Choice(AnswerKind):
@@ -22,13 +25,14 @@ class Choice(AnswerKind):
     letters: Annotated[str, Field(pattern=r"^[A-Z]{2,26}$")] = "ABCD"
 
     def extract(self, text: str, finished: bool) -> str | None:
-        """The boxed letter; else the last "answer is (X)"; else, in a finished text, the last `(X)` or a last
-        line that is nothing but the letter."""
-        boxed = re.fullmatch(rf"\W*(?:\\text\{{)?\W*([{self.letters}])\W*", last_boxed(text) or "")
+        """The boxed letter; else the last "answer is (X)"; else, in a finished text, a last line that is nothing
+        but the letter, or the last `(X)`. In a text that was cut short "answer is B" may be about to say Because."""
+        boxed = re.match(rf"\W*([{self.letters}])(?:[).:]|\W*$)", _MARKUP.sub("", last_boxed(text) or ""))
         if boxed:
             return boxed[1]
-        stated = re.findall(rf"(?i:answer\s*(?:is|:))[\s*]*\(?([{self.letters}])\b", text)
+        stated = re.findall(rf"{_STATED}([{self.letters}])\b{'' if finished else '(?!$)'}", text)
         if stated or not finished:
             return stated[-1] if stated else None
-        mentioned = re.findall(rf"\(([{self.letters}])\)|^\W*([{self.letters}])\W*$(?!\n)", text.strip(), re.M)
-        return "".join(mentioned[-1]) if mentioned else None
+        alone = re.fullmatch(rf"\W*([{self.letters}])\W*", text.rstrip().rpartition("\n")[2])
+        mentioned = [alone[1]] if alone else re.findall(rf"\(([{self.letters}])\)", text)
+        return mentioned[-1] if mentioned else None

@@ -14,7 +14,12 @@ Runner = Callable[[str, str], str | None]
 """Runs a program in isolation on one input or test and returns what it printed, None where it failed. It is
 handed in by whoever owns a sandbox; nothing here ever executes a program."""
 
-_FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(```|\Z)", re.DOTALL)
+# A fence opens at the start of a line, or behind words if it names its language; it closes on a line of its own,
+# for a program may itself speak of fences.
+FENCE = re.compile(
+    r"(?:^[ \t]*```[^`\n]*|```[\w+#.-]+[ \t\r]*)\n(.*?)(^[ \t]*```|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
 
 
 @register
@@ -32,7 +37,7 @@ class Code(AnswerKind):
 
     def extract(self, text: str, finished: bool) -> str | None:
         """The last block that was closed; a finished text may leave its last block open."""
-        blocks = [body for body, end in _FENCE.findall(text) if body.strip() and (end == "```" or finished)]
+        blocks = [body for body, end in FENCE.findall(text) if body.strip() and (end or finished)]
         return blocks[-1].strip("\n") if blocks else None
 
     def quick(self, one: str, other: str) -> bool | None:
@@ -46,8 +51,11 @@ class Code(AnswerKind):
     def behaviours(self, programs: Sequence[str], run: Runner) -> list[str | None]:
         """What each program does, as a key to group by: its outputs on `inputs`.
 
-        With public tests only the programs that pass the most of them keep a key. None: no vote.
+        With public tests only the programs that pass the most of them keep a key. None: no vote. Where there is
+        nothing to run them on, programs agree only when they are the same.
         """
+        if not self.tests and not self.inputs:
+            return [_shape(program) for program in programs]
         outputs = [[run(program, given) for given in self.inputs] for program in programs]
         passed = [sum(run(program, test) is not None for test in self.tests) for program in programs]
         return [

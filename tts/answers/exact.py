@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from tts.answers.base import AnswerKind, register
 
+_QUOTES = "*_`\"'“”‘’ "
+
 
 @register
 class Exact(AnswerKind):
@@ -22,10 +24,10 @@ class Exact(AnswerKind):
     def extract(self, text: str, finished: bool) -> str | None:
         """A line counts once it is complete: the model ended, or began another one."""
         body = text if finished else text.rpartition("\n")[0]
-        stated = re.findall(r"(?im)^\W*(?:final )?answer\s*:\s*(\S.*)$", body)
+        stated = re.findall(r"(?im)^[^\w\n]*(?:the )?(?:final )?answer[*_ \t]*:\s*(\S.*)$", body)
         lines = stated or (body.strip().splitlines() if finished else [])
         return self.normalised(lines[-1]) or None if lines else None
 
     def normalised(self, answer: str) -> str:
-        flat = " ".join(unicodedata.normalize("NFKC", answer).split()).strip("*`\"' ").rstrip(".")
+        flat = " ".join(unicodedata.normalize("NFKC", answer).split()).lstrip(_QUOTES).rstrip(_QUOTES + ".")
         return flat.casefold() if self.ignore_case else flat

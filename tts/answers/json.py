@@ -7,13 +7,15 @@ import re
 from typing import Any, ClassVar
 
 from tts.answers.base import AnswerKind, register
+from tts.answers.code import FENCE
 
-_OPENING = re.compile(r"[{\[]")
+_OPENING = re.compile(r"\[|\{(?=\s*(?:[\"}]|$))")
+_CUT_TOKEN = re.compile(r"[-+.\w]*")
 
 
 @register
 class Json(AnswerKind):
-    """The last complete JSON object or array of a text.
+    """The last complete JSON object or array of a text, one in a code block before any in the prose around it.
 
     The extracted answer is its canonical form: keys sorted, no spaces, 1.0 written 1, and the `arguments` of
     a tool call, which arrive as a string of JSON, opened up. So equal values have equal answers.
@@ -24,25 +26,39 @@ class Json(AnswerKind):
     finisher: ClassVar[str] = "\n\n```json\n"
 
     def extract(self, text: str, finished: bool) -> str | None:
-        found = _outermost(text)
-        return None if not found else canonical(found[-1])
+        blocks = [body for body, _ in FENCE.findall(text)]
+        try:
+            found = [value for body in blocks for value in _outermost(body)] or _outermost(text)
+            return canonical(found[-1]) if found else None
+        except RecursionError:  # nested deeper than any answer
+            return None
 
 
 def _outermost(text: str) -> list[Any]:
-    """Every JSON object or array of `text` that is not inside another one, in order."""
-    decoder, values, position = json.JSONDecoder(), [], 0
-    while opening := _OPENING.search(text, position):
+    """Every JSON object or array of `text` that is not inside another one, in order.
+
+    Behind an opening bracket that the end of the text leaves open, all is inside it: a part is not the answer.
+    """
+    decoder, values, rest = json.JSONDecoder(), [], text.rstrip()
+    while opening := _OPENING.search(rest):
+        rest = rest[opening.start() :]  # errors count the lines before them, so there must be few
         try:
-            value, position = decoder.raw_decode(text, opening.start())
+            value, used = decoder.raw_decode(rest)
             values.append(value)
-        except (ValueError, RecursionError):
-            position = opening.end()
+        except json.JSONDecodeError as error:
+            if _CUT_TOKEN.fullmatch(rest, error.pos) or error.msg.startswith("Unterminated"):
+                break
+            used = 1
+        except ValueError:  # an integer of more digits than Python reads
+            used = 1
+        rest = rest[used:]
     return values
 
 
 def canonical(value: Any) -> str:
-    """The one spelling of a JSON value."""
-    return json.dumps(_opened(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    """The one spelling of a JSON value. Half a surrogate pair stays escaped, for no file could hold it."""
+    spelled = json.dumps(_opened(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return spelled.encode("utf-8", "backslashreplace").decode()
 
 
 def _opened(value: Any) -> Any:

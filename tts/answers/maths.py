@@ -8,12 +8,25 @@ from typing import ClassVar
 
 from tts.answers.base import AnswerKind, register
 
-_BRACE = re.compile(r"\\f?boxed\s*\{|[{}]")
-_EXPRESSION = re.compile(r"[\\^_]|[-+*/]\s*[a-z]\b|\b[a-z]\s*[-+*/]")
-_NUMBER = re.compile(r"(?<![\w.])-?(?:\\?\$)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:/\d+)?|(?<![\w.])-?\.\d+")
-_ANNOUNCED = re.compile(r"(?:answer\s*(?:is|:|=)+|####)\s*:?\s*(?P<rest>[^\n]+)", re.IGNORECASE)
+_BRACE = re.compile(r"\\f?boxed\s*\{|\\\\(?!f?boxed)|\\[{}]|[{}]")
+_EXPRESSION = re.compile(
+    r"[\\^_]|[-+*/]\s*[a-z]\b|\b[a-z]\s*[-+*/]"  # a letter with an operator
+    r"|\d\s*[+*]\s*\d|\d\s+[-/]\s+\d"  # a sum nobody worked out
+    r"|^[\s$*]*[(\[]\s*-?[\d.]+\s*,"  # a pair, an interval
+)
+_NUMBER = re.compile(
+    r"(?<![\w.])-?(?:\\?\$)?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d+\b|/\d+)?|(?<![\w.])-?\.\d+"
+)
+# Many a model writes its headings with ####, so there a bare number or formula must follow, and no "1. First step".
+_ANNOUNCED = re.compile(
+    r"(?:answer\s*(?:is\b|:|=)[\s:=]*|####[\s:]*(?=[-$\\(*.\d])(?!\d+\.[ \t]+\S))(?P<rest>[^\s:=][^\n]*)", re.IGNORECASE
+)
+_REASON = re.compile(r"(?<=[\d)}\]$*%])\.\s|\s(?:because|since)\s")
+_GOES_ON = re.compile(r",?\s*[a-z]|\s*[$%)!;]|\*\*|\.\s", re.IGNORECASE)
 _FRACTION = re.compile(r"(-?)\\[dt]?frac\{(-?\d+)\}\{(-?\d+)\}")
-_DECORATION = re.compile(r"\\text\{[^}]*\}|\\left|\\right|\\[,;! $()\[\]]|[$\s]")
+_UNIT = re.compile(r"(?<=\d)\s*\\(?:text|mathrm|mbox)\{[^{}]*\}(?:\^\{?\d\}?)?$")
+_DECORATION = re.compile(r"\\(?:left|right)(?![a-zA-Z])|\\[$()\[\]]|\\[,;! ](?![a-zA-Z])|\$")
+_IDLE_SPACE = re.compile(r" (?![a-zA-Z\d])|(?<![a-zA-Z\d]) ")
 
 
 @register
@@ -28,6 +41,7 @@ class Maths(AnswerKind):
     def extract(self, text: str, finished: bool) -> str | None:
         """The last `\\boxed{…}`; else what follows "answer is" or `####`; else, in a finished text, the last
         number."""
+        text = text.replace("\N{MINUS SIGN}", "-")
         return last_boxed(text) or _announced(text, finished) or (_last_number(text) if finished else None)
 
     def quick(self, one: str, other: str) -> bool | None:
@@ -43,6 +57,10 @@ class Maths(AnswerKind):
         Its own time-outs are signals, which only a main thread may use, so they are off: whoever calls this
         bounds it from outside, with a process that can be killed.
         """
+        verdict = self.quick(one, other)
+        return self._verified(one, other) if verdict is None else verdict
+
+    def _verified(self, one: str, other: str) -> bool:
         from math_verify import parse, verify
 
         left, right = (parse(f"${plain(answer)}$", parsing_timeout=None) for answer in (one, other))
@@ -56,6 +74,8 @@ def last_boxed(text: str) -> str | None:
     opened: list[int | None] = []
     found = (-1, -1)
     for brace in _BRACE.finditer(text):
+        if brace.group() in ("\\\\", "\\{", "\\}"):
+            continue
         if brace.group() != "}":
             opened.append(brace.end() if len(brace.group()) > 1 else None)
         elif opened and (start := opened.pop()) is not None:
@@ -66,17 +86,24 @@ def last_boxed(text: str) -> str | None:
 def _announced(text: str, finished: bool) -> str | None:
     """What follows the last announcement: an expression up to its full stop, or the last number among words.
 
-    In a text that was cut short something must follow it, or a digit may be missing.
+    In a text that was cut short something must follow it, or a digit or a term may be missing.
     """
     matches = list(_ANNOUNCED.finditer(text))
     if not matches:
         return None
-    rest = matches[-1]["rest"].replace("\\$", "$").rpartition("=")[2]
-    complete = finished or matches[-1].end() < len(text)
+    stated, *reasons = _REASON.split(matches[-1]["rest"].replace("\\$", "$"), maxsplit=1)
+    rest = stated.rpartition("=")[2]
+    complete = finished or bool(reasons) or matches[-1].end() < len(text)
     numbers = list(_NUMBER.finditer(rest))
     if numbers and not _EXPRESSION.search(rest):
-        return _clean(numbers[-1].group()) if complete or numbers[-1].end() < len(rest) else None
+        return _clean(numbers[-1].group()) if complete or _ended(numbers[-1]) else None
     return rest.strip().rstrip(".").strip("$* ") or None if complete else None
+
+
+def _ended(number: re.Match[str]) -> bool:
+    """Whether what was written behind a number shows that it, and its term, are complete: "3." may become 3.5."""
+    behind = number.string[number.end() :]
+    return bool(_GOES_ON.match(behind)) or ("." in number.group() and behind.startswith("."))
 
 
 def _last_number(text: str) -> str | None:
@@ -89,14 +116,18 @@ def _clean(number: str) -> str:
 
 
 def plain(answer: str) -> str:
-    """An answer without its decoration: dollar signs, spaces, units in `\\text{}`, thousands separators."""
-    bare = _FRACTION.sub(r"\1\2/\3", _DECORATION.sub("", answer)).rstrip(".")
-    return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", bare)
+    """An answer without its decoration: dollar signs, idle spaces, a unit in `\\text{}`, thousands separators."""
+    undecorated = _DECORATION.sub("", answer.replace("\N{MINUS SIGN}", "-").replace("{,}", ","))
+    bare = _IDLE_SPACE.sub("", _UNIT.sub("", " ".join(undecorated.split()))).rstrip(".")
+    if re.fullmatch(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", bare):
+        return bare.replace(",", "")
+    fraction = _FRACTION.fullmatch(bare)
+    return fraction.expand(r"\1\2/\3") if fraction else bare
 
 
 def value(bare: str) -> Fraction | None:
     """The value of a plain decimal or fraction, exactly; None for anything else, however numeric it looks."""
-    if not re.fullmatch(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:/\d+)?", bare) or len(bare) > 200:
+    if not re.fullmatch(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3}|/\d+)?", bare) or len(bare) > 200:
         return None
     numerator, _, denominator = bare.partition("/")
     if denominator and int(denominator) == 0:

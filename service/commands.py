@@ -40,6 +40,13 @@ Exit codes:
   4    the backend failed
   130  Ctrl-C"""
 
+EVAL_EXIT_CODES = """\b
+Exit codes:
+  0    done; problems that failed count as wrong and are listed
+  2    bad usage
+  4    every problem failed
+  130  Ctrl-C; what was written is kept"""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="test-time-scaling", prog_name="tts")
@@ -124,7 +131,7 @@ def replay(journal_file: File, as_json: bool) -> None:
     guarded(lambda: _replay(journal_file, as_json))
 
 
-@cli.command("eval", cls=Variadic, epilog=EXIT_CODES)
+@cli.command("eval", cls=Variadic, epilog=EVAL_EXIT_CODES)
 @click.argument("suite")
 @click.option(
     "-s",

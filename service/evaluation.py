@@ -16,14 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from evals.evaluate import Method, Plan, evaluate
+from evals.evaluate import evaluate
 from evals.lab.splits import Split
 from evals.page import amount, interval, page, percent, signed
+from evals.plan import Method, Plan
 from evals.plots import draw, write
 from evals.records import Row, Settings, Unit
 from evals.report import Section, as_object, no_baseline, read_sections
 from evals.suites import SUITES
-from service.display import working
+from service.display import BACKEND_FAILED, INTERRUPTED, working
 from service.options import build, checked, open_backend
 from strategies import STRATEGIES
 from tts.cost import read_prices
@@ -78,13 +79,14 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     folder: File = options["out"] or File("runs") / f"{suite.name}-{options['split']}"
     try:
         with _progress(plan) as observe:
-            asyncio.run(evaluate(plan, backend, settings, prices, folder, observe))
+            rows = asyncio.run(evaluate(plan, backend, settings, prices, folder, observe))
     except KeyboardInterrupt:
         click.echo(
             f"tts: interrupted; the rows in {folder} are kept, and the same command goes on from there", err=True
         )
-        return 130
-    return report([folder], folder, options["baseline"], as_json=False)
+        return INTERRUPTED
+    report([folder], folder, options["baseline"], as_json=False)
+    return BACKEND_FAILED if all(row.error for row in rows) else 0
 
 
 def report(folders: Sequence[File], out: File, baseline: str | None, as_json: bool) -> int:

@@ -139,7 +139,7 @@ async def _finish(job: Job) -> tuple[Answer | None, str]:
     job.ledger.release_reserve()
     run = Run(job, FINISHER, job.halt, job.remaining())
     path = (job.best or Path.of(job.header.problem)).append(kind.finisher)
-    ending = _CLOSING.get(kind.finisher[-1], ())
+    ending = _CLOSING.get(kind.finisher[-1:], ())
     greedy = Sampling(temperature=0.0, max_tokens=FINISHER_TOKENS, stop=ending)
     # After a halt this call is refused like any other: the journal knows, and a replay needs to be told the same.
     for forced in await run.sample([path], sampling=greedy):

@@ -1,7 +1,6 @@
 """`chain`: follow definitions back from what is asked, then compute forward. The lab's primary task.
 
-A problem defines named quantities in shuffled order, modulo 11, and asks for three of them. Numbers are single
-digits, ten is `X`, as in the check digit of a book:
+A problem defines named quantities in shuffled order, modulo 53, and asks for three of them:
 
     d=a-b
     c=b*2
@@ -15,14 +14,14 @@ A solution takes the queries in turn. It first lists the quantities it still nee
 computes them forward, one equation a line, and ends with the three values:
 
     cba:
-    a=4+9=4+9=2
-    b=a+5=2+5=7
-    c=b*2=7*2=3
+    a=4+9=4+9=13
+    b=a+5=13+5=18
+    c=b*2=18*2=36
     d:
-    d=a-b=2-7=6
+    d=a-b=13-18=48
     e:
-    e=3*7=3*7=X
-    =3,6,X
+    e=3*7=3*7=21
+    =36,48,21
 
 About 30 % of the definitions are needed by no query. The answer cannot be checked from the prompt without solving
 the problem, so selection has to rely on votes, confidence or a reward model. The task is in the spirit of iGSM (Ye
@@ -41,14 +40,15 @@ from typing import ClassVar
 from evals.lab.splits import drawn
 from tts.answers import AnswerKind, register
 
-MODULUS = 11
+MODULUS = 53
 QUERIES = 3
-DIGITS = "0123456789X"
 NAMES = "abcdefghijklmnopqrstuvwxyz"
 FEWEST_OPERATIONS, MOST_OPERATIONS = 3, 14
 """With their distractors, more would need more names than there are."""
-_DEFINED, _ASKED = re.compile(r"([a-z])=([a-z\dX])([-+*])([a-z\dX])"), re.compile(r"[a-z](,[a-z])*\?")
-_STATED = re.compile(r"(?:^|\n)=([\dX](?:,[\dX])*)\s*$")
+_DEFINED, _ASKED = re.compile(r"([a-z])=([a-z]|\d+)([-+*])([a-z]|\d+)"), re.compile(r"[a-z](,[a-z])*\?")
+_STATED = re.compile(r"(?:^|\n)=(\d+(?:,\d+)*)\s*$")
+BRANCHING = 0.1
+"""How often both operands are quantities of their own, so that one of them has to wait."""
 _DISTRACTORS = 0.3
 _REFER = 0.4
 """How often an operand that may be anything is an earlier quantity, and not a number."""
@@ -61,7 +61,7 @@ Definition = tuple[str, str, str]
 class Chain:
     """One problem: definitions by name, in the order they are printed, and the names asked for.
 
-    Operands are written as in the prompt: a name or a digit.
+    Operands are written as in the prompt: a name or a number.
     """
 
     definitions: Mapping[str, Definition]
@@ -137,7 +137,7 @@ class Chain:
 
 @register
 class Values(AnswerKind):
-    """The last line's values, such as `3,6,X`; a line counts once the model has ended after it."""
+    """The last line's values, such as `36,48,21`; a line counts once the model has ended after it."""
 
     name: ClassVar[str] = "chain"
     finisher: ClassVar[str] = "\n="
@@ -185,19 +185,19 @@ def _computable(problem: Chain, names: str, known: set[str]) -> bool:
     have = set(known)
     for name in reversed(names):
         left, _, right = problem.definitions.get(name, ("?", "?", "?"))
-        if not all(x in have or x in DIGITS for x in (left, right)):
+        if not all(x in have or x.isdecimal() for x in (left, right)):
             return False
         have.add(name)
     return names[:1] in problem.queries
 
 
 def compute(left: str, sign: str, right: str) -> str:
-    """One operation modulo 11, on digits."""
-    one, other = DIGITS.index(left), DIGITS.index(right)
-    return DIGITS[{"+": one + other, "-": one - other, "*": one * other}[sign] % MODULUS]
+    """One operation modulo 53, on numbers as they are written."""
+    one, other = int(left), int(right)
+    return str({"+": one + other, "-": one - other, "*": one * other}[sign] % MODULUS)
 
 
-def generate(rng: random.Random, operations: int, branching: float = 0.2) -> Chain:
+def generate(rng: random.Random, operations: int, branching: float = BRANCHING) -> Chain:
     """A random problem whose solution takes that many equations."""
     names = list(NAMES)
     rng.shuffle(names)
@@ -230,7 +230,7 @@ class _Maker:
     def operand(self) -> str:
         if self.definitions and self.rng.random() < _REFER:
             return self.rng.choice(list(self.definitions))
-        return self.rng.choice(DIGITS[1:])
+        return str(self.rng.randrange(1, MODULUS))
 
     def define(self, left: str, right: str) -> str:
         while left == right and left in self.definitions:

@@ -71,7 +71,7 @@ class Equations(AnswerKind):
     `+` and `*` do not matter."""
 
     name: ClassVar[str] = "countdown"
-    finisher: ClassVar[str] = ""
+    finisher: ClassVar[str] = "\n"
 
     def extract(self, text: str, finished: bool) -> str | None:
         """Every equation of a finished solution."""

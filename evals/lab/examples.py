@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from evals.lab import chain, countdown
 from evals.lab.settings import MODELS, PolicySettings, RewardSettings
-from evals.lab.tokens import BOS_ID, EOS_ID, STEP_TAG, encode
+from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, STEP_TAG, Alphabet
 from tts.errors import UsageError
 
 TASKS = {"chain": chain.training_pair, "countdown": countdown.training_pair}
 IGNORED = -100
-GOOD, BAD, TAG = (encode(symbol)[0] for symbol in ("+", "-", STEP_TAG))
+_CHAIN = ALPHABETS["chain"]
+GOOD, BAD, TAG = (_CHAIN.encode(symbol)[0] for symbol in ("+", "-", STEP_TAG))
 
 
 class Example(NamedTuple):
@@ -35,17 +36,17 @@ class Rollout(NamedTuple):
     first_error: int | None
 
 
-def policy_example(prompt: str, solution: str) -> Example:
+def policy_example(alphabet: Alphabet, prompt: str, solution: str) -> Example:
     """The solution is learnt, the prompt only read."""
-    read, learnt = [BOS_ID, *encode(prompt)], [*encode(solution), EOS_ID]
+    read, learnt = [BOS_ID, *alphabet.encode(prompt)], [*alphabet.encode(solution), EOS_ID]
     return Example([*read, *learnt], [*[IGNORED] * (len(read) - 1), *learnt, IGNORED])
 
 
 def tagged(prompt: str, steps: list[str]) -> list[int]:
     """A solution as a reward model reads it: each step, its line end, and the tag where its verdict is due."""
-    ids = [BOS_ID, *encode(prompt)]
+    ids = [BOS_ID, *_CHAIN.encode(prompt)]
     for step in steps:
-        ids += [*encode(step if step.endswith("\n") else step + "\n"), TAG]
+        ids += [*_CHAIN.encode(step if step.endswith("\n") else step + "\n"), TAG]
     return ids
 
 
@@ -59,7 +60,7 @@ class Policies:
         """Examples for a training that far on its way (0 to 1)."""
         curriculum = min(1.0, progress / self.settings.curriculum) if self.settings.curriculum else 1.0
         for _ in range(count):
-            yield policy_example(*TASKS[self.settings.task](rng, curriculum))
+            yield policy_example(ALPHABETS[self.settings.task], *TASKS[self.settings.task](rng, curriculum))
 
 
 class Rewards:

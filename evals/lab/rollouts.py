@@ -23,7 +23,7 @@ from typing import Any
 from evals.lab import chain
 from evals.lab.chain import Chain
 from evals.lab.splits import drawn
-from evals.lab.tokens import BOS_ID, encode
+from evals.lab.tokens import ALPHABETS, BOS_ID
 from tts.backends.base import Request
 from tts.backends.local import LocalBackend
 from tts.halt import Halt
@@ -70,7 +70,7 @@ class Labeller:
         return hopeless
 
     async def _continue(self, problem: Chain, prefix: str, count: int, key: str) -> list[Completion]:
-        path = Path(start=(BOS_ID, *encode(problem.prompt + "\n" + prefix)))
+        path = Path(start=(BOS_ID, *ALPHABETS["chain"].encode(problem.prompt + "\n" + prefix)))
         length = self.backend.prompt_tokens(path)
         requests = (
             Request(

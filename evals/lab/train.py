@@ -27,7 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from evals.lab.examples import IGNORED, Example, Policies, Rewards
 from evals.lab.settings import MODELS, PolicySettings, RewardSettings, read_settings
-from evals.lab.tokens import BOS_ID, EOS_ID, PAD_ID, VOCABULARY, tokenizer
+from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, PAD_ID
 from tts.backends.weights import quiet
 
 POOL = 512
@@ -69,7 +69,7 @@ class Training:
             if now - saved > SAVE_SECONDS:
                 self._checkpoint()
                 saved = now
-        save(self.model, self.folder)
+        save(self.model, self.settings.task, self.folder)
         self._checkpoint()
 
     def _batches(self) -> Iterator[list[Example]]:
@@ -82,7 +82,7 @@ class Training:
                 yield batches[self.batch - 1]
                 for share in SNAPSHOTS:
                     if before < share * total <= self.done:
-                        save(self.model, self.work / f"{share:.0%}")
+                        save(self.model, self.settings.task, self.work / f"{share:.0%}")
             if self.batch == len(batches):
                 self.pool, self.batch, self.start = self.pool + 1, 0, self.done
 
@@ -162,7 +162,7 @@ def build(settings: PolicySettings | RewardSettings) -> LlamaForCausalLM:
             )
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(VOCABULARY),
+            vocab_size=len(ALPHABETS[settings.task].tokens),
             hidden_size=settings.hidden,
             num_hidden_layers=settings.layers,
             intermediate_size=settings.intermediate,
@@ -211,13 +211,13 @@ def tensors(examples: list[Example]) -> tuple[Tensor, Tensor]:
     return inputs, targets
 
 
-def save(model: LlamaForCausalLM, folder: File) -> None:
+def save(model: LlamaForCausalLM, task: str, folder: File) -> None:
     """Write weights in float16, configuration and tokenizer."""
     half = LlamaForCausalLM(model.config)
     half.load_state_dict(model.state_dict())
     with quiet():
         half.to(torch.float16).save_pretrained(folder)
-        tokenizer().save_pretrained(folder)
+        ALPHABETS[task].tokenizer().save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path as File
 
-from evals.evaluate import Method, Plan, evaluate
+from evals.evaluate import evaluate
+from evals.plan import Method, Plan
 from evals.records import Row, Settings
 from evals.suites import SUITES
 from strategies import BestOfN

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from evals import evaluate as harness
-from evals.evaluate import Method, Plan, evaluate
+from evals.evaluate import evaluate
+from evals.plan import Method, Plan
 from evals.records import ROWS, SAMPLES, Row, Sample, Settings, Unit, read_lines
 from evals.suites import Row as Given
 from evals.suites import Suite

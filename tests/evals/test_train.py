@@ -15,11 +15,13 @@ from evals.lab import examples, settings  # noqa: E402
 from evals.lab.examples import BAD, GOOD, IGNORED, TAG, Example, Rewards, policy_example, tagged  # noqa: E402
 from evals.lab.reward import RewardModel  # noqa: E402
 from evals.lab.settings import RewardSettings, read_settings  # noqa: E402
-from evals.lab.tokens import BOS_ID, EOS_ID, PAD_ID, encode  # noqa: E402
+from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, PAD_ID  # noqa: E402
 from evals.lab.train import Training, packed, tensors  # noqa: E402
 from tts.backends.local import LocalBackend  # noqa: E402
 from tts.errors import UsageError  # noqa: E402
 
+CHAIN = ALPHABETS["chain"]
+encode = CHAIN.encode
 POLICY = """
 task = "chain"
 seed = 3
@@ -116,7 +118,7 @@ def test_settings_that_make_no_sense_are_refused(text: str, tmp_path: Path) -> N
 
 
 def test_only_the_solution_and_its_end_are_learnt() -> None:
-    example = policy_example("a=1+2\na?\n", "a:\n=3")
+    example = policy_example(CHAIN, "a=1+2\na?\n", "a:\n=3")
     assert example.ids == [BOS_ID, *encode("a=1+2\na?\na:\n=3"), EOS_ID]
     assert [i for i in example.targets if i != IGNORED] == [*encode("a:\n=3"), EOS_ID]
     for i, target in enumerate(example.targets[:-1]):

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -109,6 +114,42 @@ def test_an_unwritable_folder_and_a_folder_without_a_run_are_refused(problems: s
     result = tts("eval", "gsm8k", "--data", problems, *FAKE, "--tokens", "20", "--out", str(tmp_path / "file"))
     assert (result.exit_code, "name another folder with --out" in result.stderr) == (2, True)
     assert "holds no run" in tts("report", str(tmp_path)).stderr
+
+
+def test_failures_are_listed_and_when_all_fail_the_exit_code_says_so(problems: str, tmp_path: Path) -> None:
+    run = ("eval", "gsm8k", "--data", problems, "--tokens", "50", "--out", str(tmp_path / "out"), "--backend")
+    result = tts(*run, "fake:tests.handlers:broken")
+    assert result.exit_code == 4
+    assert result.stdout.count("connection refused") == 8
+    result = tts(*run, "fake:tests.handlers:quick")
+    assert result.exit_code == 0  # what failed was tried again
+    assert "connection refused" not in result.stdout
+
+
+def test_an_interrupted_run_says_that_it_can_go_on(problems: str, tmp_path: Path) -> None:
+    code = "from service.cli import main; main()"
+    command = [sys.executable, "-c", code, "eval", "gsm8k", "--data", problems, "--backend", "fake:tests.handlers:slow"]
+    command += ["--tokens", "100", "--strategy", "best_of_n:n=6", "--concurrency", "1"]
+    command += ["--out", str(tmp_path / "out")]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=root, env=environment)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out" / ROWS).is_file() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert "the same command goes on from there" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("suite", ["chain", "countdown"])
+def test_a_model_that_says_something_else_is_wrong_and_nothing_worse(suite: str, tmp_path: Path) -> None:
+    result = tts("eval", suite, *FAKE, "--limit", "3", "--tokens", "50", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0
+    assert "0.0%" in result.stdout
 
 
 def test_several_values_may_follow_an_option_once() -> None:

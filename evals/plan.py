@@ -1,0 +1,57 @@
+"""What a run is to do: methods, budgets, seeds, problems."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evals.records import Cell, Unit
+from evals.suites import Item, Suite
+from tts.strategy import Strategy, Verifier
+
+TOKENS_PER_SAMPLE = 32
+"""Where nobody says how many samples a strategy draws, it asks for one per so many tokens of its budget: more than
+the budget can pay for, so that the budget decides."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A strategy with its parameters and its verifier, under the name it has in tables."""
+
+    label: str
+    strategy: Strategy
+    verifier: Verifier
+    fixed: bool
+    """Whether the number of samples was given, and is not the budget's business."""
+
+    def at(self, cell: Cell, parameters: int) -> Strategy:
+        """The strategy for one budget; `parameters` are the policy's weights."""
+        samples = {
+            "samples": cell.amount,
+            "tokens": cell.amount / TOKENS_PER_SAMPLE,
+            "flops": cell.amount / (2 * parameters) / TOKENS_PER_SAMPLE,
+        }.get(cell.unit)
+        if self.fixed or samples is None or "n" not in type(self.strategy).model_fields:
+            return self.strategy
+        return self.strategy.model_copy(update={"n": max(1, int(samples))})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything there is to run."""
+
+    suite: Suite
+    items: Sequence[Item]
+    methods: Sequence[Method]
+    budgets: Sequence[tuple[Unit, float]]
+    seeds: Sequence[int]
+    concurrency: int
+
+    @property
+    def size(self) -> int:
+        return len(self.items) * len(self.methods) * len(self.budgets) * len(self.seeds)
+
+    def cells(self) -> list[tuple[Method, Cell]]:
+        """Every point of every curve, the largest budgets first: what they draw serves the smaller ones."""
+        ordered = sorted(self.budgets, key=lambda budget: -budget[1])
+        return [(m, Cell(method=m.label, unit=unit, amount=amount)) for unit, amount in ordered for m in self.methods]

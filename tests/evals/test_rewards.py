@@ -1,0 +1,103 @@
+"""What reward models are worth, on scores made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the local backend's extra is not installed")
+
+from evals.claims import Claim, read_claims, verdict
+from evals.records import SAMPLES, Lines, Sample, Settings, claim_folder
+from evals.report import Section
+from evals.runs.lab_rewards import Judged, first_error_f1, first_false, lucky, read_pool, rows, step_auc
+from evals.suites import SUITES, Item
+from tts.backends.fake import FAKE
+from tts.cost import flops
+from tts.errors import UsageError
+from tts.types import Completion, Sampling, Usage
+
+SETTINGS = Settings(suite="chain", split="dev", data=None, model=FAKE, sampling=Sampling(), code="1")
+
+
+def judged(*solutions: tuple[list[float], list[bool]]) -> Judged:
+    return Judged([[scores for scores, _ in solutions]], [[truth for _, truth in solutions]])
+
+
+def test_a_step_auc_counts_pairs_up_to_the_first_false_step() -> None:
+    assert step_auc(judged(([0.9, 0.8, 0.1, 0.95], [True, True, False, False]))) == 1.0
+    assert step_auc(judged(([0.9, 0.1], [True, False]), ([0.2, 0.5], [True, False]))) == pytest.approx(0.75)
+    assert step_auc(judged(([0.5, 0.5], [True, False]))) == 0.5
+
+
+def test_a_first_error_is_found_only_where_it_is() -> None:
+    right, wrong = ([0.9, 0.9], [True, True]), ([0.9, 0.2, 0.9], [True, False, True])
+    assert first_error_f1(judged(right, wrong)) == 1.0
+    late = ([0.9, 0.6, 0.2], [True, False, True])
+    assert first_error_f1(judged(right, wrong, late)) == pytest.approx(2 * 1.0 * 0.5 / 1.5)
+    assert first_error_f1(judged(late)) == 0.0
+    assert first_false([True, True]) == 2
+
+
+def sample(item: Item, number: int, text: str, right: bool) -> Sample:
+    usage = Usage.of(prompt=50, cached=0, completion=20 + number, seconds=0.1)
+    completion = Completion(text=text, token_ids=None, logprob=-1.0, self_certainty=None, finish="stop", usage=usage)
+    answer = item.problem.kind.extract(text, True)
+    return Sample(
+        problem=item.problem.id, seed=0, number=number, group="easy", answer=answer, right=right, completion=completion
+    )
+
+
+def pooled(folder: Path) -> Path:
+    """Two problems from further down the suite, three samples each: the right answer once, a wrong one twice."""
+    claim_folder(folder, SETTINGS)
+    with Lines(folder / SAMPLES, Sample) as out:
+        for item in SUITES["chain"].items("dev", 7)[5:]:
+            for number, (text, right) in enumerate(
+                [(f"={item.reference}", True), ("=1,2", False), ("a:\n=1,2", False)]
+            ):
+                out.append(sample(item, number, text, right))
+    return folder
+
+
+def test_a_recorded_pool_finds_its_problems_again(tmp_path: Path) -> None:
+    settings, pool = read_pool(pooled(tmp_path))
+    assert settings == SETTINGS
+    assert [len(samples) for _, _, samples in pool] == [3, 3]
+    assert all(samples[0].answer == item.reference for item, _, samples in pool)
+    assert lucky(pool) == 0.0
+
+
+def test_scores_turn_a_vote_and_are_paid_for(tmp_path: Path) -> None:
+    _, pool = read_pool(pooled(tmp_path))
+    plain = list(rows(pool, FAKE, 0, "majority", None, False))
+    scores = [[0.9, 0.3, 0.3]] * 2
+    weighted = list(rows(pool, FAKE, 1000, "weighted", scores, False))
+    best = list(rows(pool, FAKE, 1000, "best", scores, True))
+    assert [(row.cell.amount, row.right) for row in plain] == [(1, True), (2, True)] * 2
+    assert all(row.right for row in (*weighted, *best))
+    two = flops(FAKE, 50, 0, 20) + flops(FAKE, 50, 50, 21)
+    assert plain[1].flops == two
+    reader = FAKE.model_copy(update={"parameters": 1000})
+    assert weighted[1].flops == two + flops(reader, 50 + 21, 0, 0) + flops(reader, 50 + 22, 50, 0)
+    assert (plain[1].verifier_tokens, weighted[1].verifier_tokens) == (0, 50 + 21 + 22)
+
+
+def test_a_claim_is_tested_by_problem_at_equal_compute(tmp_path: Path) -> None:
+    _, pool = read_pool(pooled(tmp_path))
+    made = [*rows(pool, FAKE, 0, "majority", None, False), *rows(pool, FAKE, 0, "ours", [[0.0, 1.0, 1.0]] * 2, False)]
+    section = Section(SETTINGS, made, [], None)
+    claim = Claim(name="x", suite="chain", hypothesis="better", ours="ours", control="majority", samples=2, margin=0.0)
+    found = verdict(claim, [section, section])
+    assert (found.difference.mean, found.problems, found.runs) == (-1.0, 2, 2)
+    assert found.p == 1.0
+    forgiving = claim.model_copy(update={"hypothesis": "not worse", "margin": 1.5})
+    assert verdict(forgiving, [section]).p < 0.05
+    with pytest.raises(UsageError, match="no run holds ours at 2 samples and nothing"):
+        verdict(claim.model_copy(update={"control": "nothing"}), [section])
+
+
+def test_the_claims_on_file_can_be_read_and_have_names_of_their_own() -> None:
+    claims = read_claims()
+    assert len({claim.name for claim in claims.claim}) == len(claims.claim) > 0

@@ -1,6 +1,6 @@
 """`chain`: follow definitions back from what is asked, then compute forward. The lab's primary task.
 
-A problem defines named quantities in shuffled order, modulo 53, and asks for three of them:
+A problem defines named quantities in shuffled order, modulo 23, and asks for three of them:
 
     d=a-b
     c=b*2
@@ -16,12 +16,12 @@ computes them forward, one equation a line, and ends with the three values:
     cba:
     a=4+9=4+9=13
     b=a+5=13+5=18
-    c=b*2=18*2=36
+    c=b*2=18*2=13
     d:
-    d=a-b=13-18=48
+    d=a-b=13-18=18
     e:
     e=3*7=3*7=21
-    =36,48,21
+    =13,18,21
 
 About 30 % of the definitions are needed by no query. The answer cannot be checked from the prompt without solving
 the problem, so selection has to rely on votes, confidence or a reward model. The task is in the spirit of iGSM (Ye
@@ -40,7 +40,7 @@ from typing import ClassVar
 from evals.lab.splits import drawn
 from tts.answers import AnswerKind, register
 
-MODULUS = 53
+MODULUS = 23
 QUERIES = 3
 NAMES = "abcdefghijklmnopqrstuvwxyz"
 FEWEST_OPERATIONS, MOST_OPERATIONS = 3, 14
@@ -137,7 +137,7 @@ class Chain:
 
 @register
 class Values(AnswerKind):
-    """The last line's values, such as `36,48,21`; a line counts once the model has ended after it."""
+    """The last line's values, such as `13,18,21`; a line counts once the model has ended after it."""
 
     name: ClassVar[str] = "chain"
     finisher: ClassVar[str] = "\n="
@@ -192,7 +192,7 @@ def _computable(problem: Chain, names: str, known: set[str]) -> bool:
 
 
 def compute(left: str, sign: str, right: str) -> str:
-    """One operation modulo 53, on numbers as they are written."""
+    """One operation modulo 23, on numbers as they are written."""
     one, other = int(left), int(right)
     return str({"+": one + other, "-": one - other, "*": one * other}[sign] % MODULUS)
 

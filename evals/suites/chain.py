@@ -12,7 +12,7 @@ from evals.lab.splits import Split, drawn
 from evals.suites.base import Row, Suite, same_answer
 from tts.types import Sampling, digest
 
-BINS = {"easy": (3, 4), "medium": (6, 8), "hard": (11, 14)}
+BINS = {"easy": (3, 5), "medium": (6, 10), "hard": (11, 14)}
 """Needed operations, from and to."""
 
 

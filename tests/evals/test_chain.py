@@ -25,7 +25,7 @@ EXAMPLE = Chain(
     },
     ("c", "d", "e"),
 )
-SOLUTION = "cba:\na=4+9=4+9=13\nb=a+5=13+5=18\nc=b*2=18*2=36\nd:\nd=a-b=13-18=48\ne:\ne=3*7=3*7=21\n=36,48,21"
+SOLUTION = "cba:\na=4+9=4+9=13\nb=a+5=13+5=18\nc=b*2=18*2=13\nd:\nd=a-b=13-18=18\ne:\ne=3*7=3*7=21\n=13,18,21"
 
 
 def problem(seed: int, operations: int) -> Chain:
@@ -68,8 +68,8 @@ def test_the_oracle_finds_any_number_that_was_changed(seed: int, size: int, data
         ("ca:", False),  # leaves out what c needs
         ("c?:", False),
         ("", False),
-        ("=36,48", False),
-        ("z=9+c=9+36=45", False),  # true, and nobody needs it
+        ("=13,18", False),
+        ("z=9+c=9+13=22", False),  # true, and nobody needs it
     ],
 )
 def test_the_oracle_judges_lines_by_themselves(line: str, verdict: bool) -> None:
@@ -77,7 +77,7 @@ def test_the_oracle_judges_lines_by_themselves(line: str, verdict: bool) -> None
 
 
 @pytest.mark.parametrize(
-    ("left", "sign", "right", "result"), [("50", "+", "8", "5"), ("2", "-", "7", "48"), ("52", "*", "52", "1")]
+    ("left", "sign", "right", "result"), [("20", "+", "8", "5"), ("2", "-", "7", "18"), ("22", "*", "22", "1")]
 )
 def test_arithmetic_is_modulo_a_prime(left: str, sign: str, right: str, result: str) -> None:
     assert compute(left, sign, right) == result
@@ -91,7 +91,7 @@ def test_about_three_in_ten_definitions_lead_nowhere() -> None:
 @pytest.mark.parametrize(
     ("text", "finished", "answer"),
     [
-        (SOLUTION, True, "36,48,21"),
+        (SOLUTION, True, "13,18,21"),
         (SOLUTION, False, None),
         ("c=7", True, None),
         ("=1,2\nmore", True, None),
@@ -130,4 +130,4 @@ def test_the_suites_problems_are_the_same_on_every_machine_and_the_bins_take_tur
         assert fewest <= read(row.problem).operations <= most
         assert read(row.problem).answer == row.answer
         assert split_of(read(row.problem).key) == "dev"
-    assert found[0].id == "e87728f455ba6570"
+    assert found[0].id == "9d8c67ec66134332"

@@ -60,10 +60,10 @@ def _line(axes: Axes, xs: Sequence[float], estimates: Sequence[Any], label: str,
 
 
 def _finish(axes: Axes, xs: Sequence[float]) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
     axes.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", labelrotation=30)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -15,8 +15,9 @@ class Pool:
     """A backend that answers from its records what was drawn before, and asks another one for the rest.
 
     The `number`-th sample of a strategy's first call has the same seed in every strategy, so it is the same draw.
-    A record is given only where the grant covers it whole; it costs what it cost when it was drawn. What is
-    cut short by a budget or a halt is not kept: it would make the pool a biased one.
+    A record is given only where the grant covers it whole. What is cut short by a budget or a halt is not kept: it
+    would make the pool a biased one. Each job pays for its prompt once, whoever read it first, and after that as much
+    as the backend asks for a prompt it knows: what a method costs must not depend on which others ran before it.
     """
 
     def __init__(
@@ -29,6 +30,8 @@ class Pool:
     ) -> None:
         self._backend, self._record = backend, record
         self._known = dict(known)
+        self._cached = max((each.usage.cached_tokens for each in known.values()), default=0)
+        self._jobs: set[str] = set()
         self._numbers = {number(f"{seed}/{FIRST_CALL}.{i}"): i for i in range(size)}
 
     @property
@@ -42,12 +45,21 @@ class Pool:
         place = self._place(request)
         known = None if place is None else self._known.get(place)
         if known is not None and known.usage.completion_tokens <= request.max_tokens:
-            return known
+            return self._charged(known, request)
         completion = await self._backend.generate(request)
-        if place is not None and known is None and _whole(completion, request):
+        if place is None:
+            return completion
+        if known is None and _whole(completion, request):
             self._known[place] = completion
             await self._record(place, completion)
-        return completion
+        return self._charged(completion, request)
+
+    def _charged(self, completion: Completion, request: Request) -> Completion:
+        self._cached = max(self._cached, completion.usage.cached_tokens)
+        cached = self._cached if request.job in self._jobs else 0
+        self._jobs.add(request.job)
+        usage = completion.usage.model_copy(update={"cached_tokens": cached})
+        return completion.model_copy(update={"usage": usage})
 
     def _place(self, request: Request) -> int | None:
         """Which independent sample this is; None for any other continuation."""

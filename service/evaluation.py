@@ -36,6 +36,8 @@ from verifiers import VERIFIERS
 NARROWEST = 120
 """Columns of a table, also where a pipe or a small terminal claims to have fewer."""
 QUIET_SECONDS = 5.0
+EARLY = 0.02
+"""The share of a run before which nobody can say how long it will take."""
 LAB_PROBLEMS = 100
 DEFAULT_TOKENS = (125, 250, 500, 1000, 2000)
 UNITS: tuple[Unit, ...] = ("tokens", "seconds", "usd", "flops", "samples")
@@ -205,6 +207,7 @@ def _progress(plan: Plan) -> Iterator[Callable[[Row], None]]:
         if now - last >= QUIET_SECONDS:
             last = now
             left = (now - began) / state.done * (state.size - state.done)
-            click.echo(f"{state.done:,} of {state.size:,}, {left:.0f} s left; {state}", err=True)
+            eta = f", {left:.0f} s left" if state.done >= EARLY * state.size else ""
+            click.echo(f"{state.done:,} of {state.size:,}{eta}; {state}", err=True)
 
     yield say

@@ -24,7 +24,8 @@ from tts.backends.base import Request
 from tts.backends.fake import FakeBackend, Reply
 from tts.clock import run_virtual
 from tts.errors import UsageError
-from tts.types import Sampling
+from tts.types import Completion, Sampling
+from tts.types import Path as Search
 from verifiers import Confidence
 
 SAMPLING = Sampling(max_tokens=48)
@@ -77,6 +78,32 @@ def test_methods_that_draw_independent_samples_share_them(tmp_path: Path) -> Non
     assert both.calls == alone.calls
     costs = {(row.cell.method, row.problem): (row.tokens, row.prompt_tokens) for row in rows}
     assert all(costs["best_of_n", p] == costs["self_consistency", p] for _, p in costs)
+
+
+class Caching(FakeBackend):
+    """Reads a job's prompt once, and cuts nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(thinker)
+        self.known: set[tuple[str, Search]] = set()
+
+    async def generate(self, request: Request) -> Completion:
+        completion = await super().generate(request)
+        key = (request.job, request.path)
+        cached = request.prompt_tokens if key in self.known else 0
+        self.known.add(key)
+        usage = completion.usage.model_copy(update={"cached_tokens": cached})
+        return completion.model_copy(update={"usage": usage})
+
+
+def test_what_a_method_costs_does_not_depend_on_who_drew_its_samples(tmp_path: Path) -> None:
+    budgets: list[tuple[Unit, float]] = [("tokens", 60.0), ("tokens", 150.0), ("tokens", 600.0)]
+    alone = run(planned(SelfConsistency(), budgets=budgets), tmp_path / "1", Caching())
+    after = run(planned(BestOfN(), SelfConsistency(), budgets=budgets), tmp_path / "2", Caching())
+    costs = {(row.cell, row.problem): (row.flops, row.cached_tokens) for row in after}
+    assert all(costs[row.cell, row.problem] == (row.flops, row.cached_tokens) for row in alone)
+    sampled = [row for row in after if row.cell.amount == 600]
+    assert all(row.cached_tokens > 0 for row in sampled)
 
 
 def test_a_smaller_budget_is_given_a_shared_sample_only_where_it_pays_for_all_of_it(tmp_path: Path) -> None:

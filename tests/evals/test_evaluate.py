@@ -98,8 +98,8 @@ class Caching(FakeBackend):
 
 def test_what_a_method_costs_does_not_depend_on_who_drew_its_samples(tmp_path: Path) -> None:
     budgets: list[tuple[Unit, float]] = [("tokens", 60.0), ("tokens", 150.0), ("tokens", 600.0)]
-    alone = run(planned(SelfConsistency(), budgets=budgets), tmp_path / "1", Caching())
-    after = run(planned(BestOfN(), SelfConsistency(), budgets=budgets), tmp_path / "2", Caching())
+    alone = run(planned(SelfConsistency(n=64), budgets=budgets), tmp_path / "1", Caching())
+    after = run(planned(BestOfN(n=64), SelfConsistency(n=64), budgets=budgets), tmp_path / "2", Caching())
     costs = {(row.cell, row.problem): (row.flops, row.cached_tokens) for row in after}
     assert all(costs[row.cell, row.problem] == (row.flops, row.cached_tokens) for row in alone)
     sampled = [row for row in after if row.cell.amount == 600]

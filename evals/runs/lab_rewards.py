@@ -190,7 +190,7 @@ def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence
     claim_folder(out, settings)
     print(f"{len(pool)} pools of {len(pool[0][2])} samples; right with a false step: {lucky(pool):.1%} of the right")
     measures: dict[str, dict[str, float]] = {}
-    with Lines(out / ROWS, Row) as lines:
+    with Lines(out / ROWS, Row) as lines, Lines(out / SAMPLES, Sample):
         sure = [[confidence(sample) for sample in samples] for _, _, samples in pool]
         ways = [
             ("majority", 0, None, False),

@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("torch", reason="the local backend's extra is not installed")
 
-from evals.claims import Claim, read_claims, verdict
-from evals.records import SAMPLES, Lines, Sample, Settings, claim_folder
+from evals.claims import Claim, Claims, read_claims, verdict
+from evals.claims import main as judge_claims
+from evals.records import ROWS, SAMPLES, Lines, Row, Sample, Settings, claim_folder
 from evals.report import Section
 from evals.runs.lab_rewards import Judged, first_error_f1, first_false, lucky, read_pool, rows, step_auc
 from evals.suites import SUITES, Item
@@ -96,6 +97,30 @@ def test_a_claim_is_tested_by_problem_at_equal_compute(tmp_path: Path) -> None:
     assert verdict(forgiving, [section]).p < 0.05
     with pytest.raises(UsageError, match="no run holds ours at 2 samples and nothing"):
         verdict(claim.model_copy(update={"control": "nothing"}), [section])
+
+
+def test_all_claims_are_judged_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, pool = read_pool(pooled(tmp_path / "pool"))
+    claim_folder(tmp_path / "rows", SETTINGS)
+    with Lines(tmp_path / "rows" / ROWS, Row) as out, Lines(tmp_path / "rows" / SAMPLES, Sample):
+        for label, scores in (("majority", None), ("ours", [[0.0, 1.0, 1.0]] * 2)):
+            for row in rows(pool, FAKE, 0, label, scores, False):
+                out.append(row)
+    claims = read_claims().model_dump()
+    worse = {"name": "w", "suite": "chain", "hypothesis": "not worse", "margin": 0.02, "samples": 2}
+    both = [
+        {**worse, "ours": "ours", "control": "majority"},
+        {**worse, "name": "v", "ours": "majority", "control": "ours"},
+    ]
+    monkeypatch.setattr("evals.claims.read_claims", lambda: Claims.model_validate({**claims, "claim": both}))
+    judge_claims([tmp_path / "rows"])
+    note, one, other = capsys.readouterr().out.splitlines()
+    assert "only test decides" in note
+    assert one.startswith("does not hold  w: ours at 2 samples not worse than majority")
+    assert other.startswith("holds          v: majority")
+    assert "+100.00" in other
 
 
 def test_the_claims_on_file_can_be_read_and_have_names_of_their_own() -> None:

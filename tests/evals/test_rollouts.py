@@ -1,0 +1,86 @@
+"""Monte-Carlo labels, with a policy that errs where it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+pytest.importorskip("torch", reason="the local backend's extra is not installed")
+
+from evals.lab import chain, rollouts
+from evals.lab.rollouts import COMPLETIONS, SAMPLES, Labeller
+from evals.lab.tokens import ALPHABETS
+from tts.backends.base import Request
+from tts.types import Completion, Usage
+from tts.types import Path as Search
+
+TOKENS = ALPHABETS["chain"].tokens
+
+
+class Policy:
+    """Solves a problem from any prefix without a false step. Of its first samples, every other one goes wrong at a
+    random line; and from a false step on it is hopeless."""
+
+    def __init__(self, _: Path | None = None) -> None:
+        self.asked: list[str] = []
+
+    def prompt_tokens(self, path: Search) -> int:
+        return len(path.start)
+
+    async def generate(self, request: Request) -> Completion:
+        ids = [part for part in request.path.start if isinstance(part, int)]
+        prompt, _, prefix = "".join(TOKENS[i] for i in ids[1:]).partition("?\n")
+        problem = chain.read(prompt + "?")
+        self.asked.append(prefix)
+        steps = list(problem.steps)
+        done = len(chain.steps_of(prefix))
+        if prefix and not all(chain.judge(problem, prefix.rstrip("\n"))):
+            steps[-1] = "=0,0,0"
+        elif not prefix and request.seed % 2:
+            broken = random.Random(request.seed).randrange(len(steps))
+            steps[broken] = "?\n" if broken < len(steps) - 1 else "=1,1"
+            steps[-1] = "=1,1"
+        usage = Usage.of(prompt=len(ids), cached=0, completion=9, seconds=0.0)
+        text = "".join(steps[done:])
+        return Completion(text=text, token_ids=None, logprob=None, self_certainty=None, finish="stop", usage=usage)
+
+
+@pytest.fixture
+def policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "LocalBackend", Policy)
+
+
+@pytest.mark.usefixtures("policy")
+def test_the_first_hopeless_step_is_found_by_bisection() -> None:
+    labelled = 0
+    for index in range(30):
+        labeller = Labeller(Path())
+        policy = cast(Any, labeller.backend)
+        lines = asyncio.run(labeller.label(index))
+        if not lines:  # all samples alike: nothing to learn
+            assert len(policy.asked) == SAMPLES
+            continue
+        good, bad = lines
+        problem = chain.read(bad["prompt"].rstrip("\n"))
+        assert good["first_error"] is None
+        assert "".join(good["steps"]) == "".join(problem.steps)
+        truth = chain.judge(problem, "".join(bad["steps"]))
+        assert bad["first_error"] == truth.index(False)
+        probes = (len(policy.asked) - SAMPLES) / COMPLETIONS
+        assert probes <= len(bad["steps"]).bit_length()
+        labelled += 1
+    assert labelled > 10
+
+
+@pytest.mark.usefixtures("policy")
+def test_labels_are_written_once_and_more_can_be_added(tmp_path: Path) -> None:
+    asyncio.run(rollouts.main(tmp_path, 5))
+    asyncio.run(rollouts.main(tmp_path, 8))
+    lines = [json.loads(line) for line in (tmp_path / ".training" / "rollouts.jsonl").read_text().splitlines()]
+    assert {line["index"] for line in lines} == set(range(8))
+    assert len(lines) == len({(line["index"], line["first_error"], line["prompt"]) for line in lines})

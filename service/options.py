@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 from pydantic import BaseModel, ValidationError
 
+import evals.suites  # noqa: F401  their tasks register answer kinds of their own
 from tts.answers import AnswerKind, kind_from
 from tts.backends.base import Backend
 from tts.cost import one_line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import NamedTuple
@@ -42,7 +42,7 @@ def policy_example(alphabet: Alphabet, prompt: str, solution: str) -> Example:
     return Example([*read, *learnt], [*[IGNORED] * (len(read) - 1), *learnt, IGNORED])
 
 
-def tagged(prompt: str, steps: list[str]) -> list[int]:
+def tagged(prompt: str, steps: Sequence[str]) -> list[int]:
     """A solution as a reward model reads it: each step, its line end, and the tag where its verdict is due."""
     ids = [BOS_ID, *_CHAIN.encode(prompt)]
     for step in steps:
@@ -81,11 +81,14 @@ class Rewards:
         self._keep = {True: min(1.0, bad / max(1, good)), False: min(1.0, good / max(1, bad))}
 
     def draw(self, rng: random.Random, count: int, progress: float) -> Iterator[Example]:
-        """Random solutions; of the commoner verdict only so many are asked for."""
+        """Random solutions; of the commoner verdict only so many are asked for, and a solution of which none is asked
+        for is left out."""
         for rollout, labels in rng.choices(self._known, k=count):
             ids = tagged(rollout.prompt, rollout.steps[: len(labels)])
-            verdicts = iter([(GOOD if y else BAD) if rng.random() < self._keep[y] else IGNORED for y in labels])
-            yield Example(ids, [next(verdicts) if i == TAG else IGNORED for i in ids])
+            asked = [(GOOD if y else BAD) if rng.random() < self._keep[y] else IGNORED for y in labels]
+            verdicts = iter(asked)
+            if set(asked) != {IGNORED}:
+                yield Example(ids, [next(verdicts) if i == TAG else IGNORED for i in ids])
 
 
 def read_rollouts(folder: File) -> list[Rollout]:

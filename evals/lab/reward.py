@@ -1,4 +1,4 @@
-"""A lab reward model at work: the chance of `+` at each step tag, for many solutions at once."""
+"""A lab reward model at work: the chance of `+` at each step tag, for all solutions to a problem at once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path as File
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from transformers import DynamicCache
 
 from evals.lab.examples import BAD, GOOD, TAG, tagged
 from evals.lab.tokens import PAD_ID
 from tts.backends import weights
-
-BATCH_TOKENS = 16_384
 
 
 class RewardModel:
@@ -25,33 +24,23 @@ class RewardModel:
         self._model = weights.load_model(folder, weights.read_config(folder), "cpu")
         self.parameters = sum(each.numel() for each in self._model.parameters())
 
-    def score(self, solutions: Sequence[tuple[str, list[str]]]) -> list[list[float]]:
-        """For each prompt and its steps, the chance of `+` after each step."""
-        ids = [tagged(prompt, steps) for prompt, steps in solutions]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        scores: list[list[float]] = [[] for _ in ids]
-        for batch in _batches(order, ids):
-            for i, found in zip(batch, self._read([ids[i] for i in batch]), strict=True):
-                scores[i] = found
-        assert all(len(s) == len(steps) for s, (_, steps) in zip(scores, solutions, strict=True))
-        return scores
+    def score(self, prompt: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
+        """For each solution's steps, the chance of `+` after each. The prompt is read once, and so is a solution that
+        comes more than once."""
+        different = sorted({tuple(steps) for steps in solutions}, key=len)
+        found = dict(zip(different, self._read(prompt, different), strict=True))
+        return [found[tuple(steps)] for steps in solutions]
 
-    def _read(self, batch: list[list[int]]) -> Iterator[list[float]]:
-        width = max(map(len, batch))
-        inputs = torch.tensor([ids + [PAD_ID] * (width - len(ids)) for ids in batch])
-        with torch.inference_mode():
-            logits = self._model(input_ids=inputs, use_cache=False).logits[..., [GOOD, BAD]].float()
+    def _read(self, prompt: str, solutions: Sequence[Sequence[str]]) -> Iterator[list[float]]:
+        before = tagged(prompt, [])
+        ids = [tagged(prompt, steps)[len(before) :] for steps in solutions]
+        width = max(map(len, ids))
+        inputs = torch.tensor([each + [PAD_ID] * (width - len(each)) for each in ids])
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            cache = DynamicCache(config=self._model.config)
+            self._model(input_ids=torch.tensor([before]), past_key_values=cache)
+            cache.batch_repeat_interleave(len(ids))
+            logits = self._model(input_ids=inputs, past_key_values=cache).logits[..., [GOOD, BAD]].float()
             good = torch.softmax(logits, dim=-1)[..., 0]
-        for row, ids in zip(good, batch, strict=True):
-            yield row[: len(ids)][torch.tensor(ids) == TAG].tolist()
-
-
-def _batches(order: list[int], ids: list[list[int]]) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for i in order:
-        if batch and len(ids[i]) * (len(batch) + 1) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
+        for row, each in zip(good, ids, strict=True):
+            yield row[: len(each)][torch.tensor(each) == TAG].tolist()

@@ -50,7 +50,7 @@ class Alphabet:
 
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 ALPHABETS = {
-    "chain": Alphabet((*map(str, range(100)), *SYMBOLS, *LETTERS), r"\d\d?|[\s\S]"),
+    "chain": Alphabet((*map(str, range(100)), *SYMBOLS, *LETTERS), r"[1-9]\d|[\s\S]"),
     "countdown": Alphabet((*"0123456789X", *SYMBOLS, *LETTERS), r"[\s\S]"),
 }
 """By task."""

@@ -30,7 +30,8 @@ from evals.suites import SUITES, Item
 from tts.cost import flops
 from tts.types import ModelInfo
 
-REWARDS = ("chain-2m-prm", "chain-2m-prm-off", "chain-2m-prm-flipped", "chain-2m-prm-shuffled")
+REWARDS = ("prm", "prm-off", "prm-flipped", "prm-shuffled")
+"""What the folders of a policy's reward models are called, after its own name."""
 AGGREGATIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "last": lambda scores: scores[-1],
     "min": min,
@@ -66,15 +67,15 @@ def read_pool(folder: File) -> tuple[Settings, Pool]:
     ]
 
 
-def judged(pool: Pool, model: RewardModel) -> Judged:
-    """Score and check every step of a pool, saying how far it is."""
+def judged(pool: Pool, model: RewardModel, most: int) -> Judged:
+    """Score and check every step of each pool's first samples, `most` of them, saying how far it is."""
     scores, truth = [], []
     began = said = time.monotonic()
-    for done, (item, _, samples) in enumerate(pool, start=1):
+    for done, (item, _, recorded) in enumerate(pool, start=1):
+        samples = recorded[:most]
         text = item.problem.messages[0].content
         problem = chain.read(text)
-        steps = [chain.steps_of(sample.completion.text) or ["\n"] for sample in samples]
-        scores.append(model.score([(text + "\n", each) for each in steps]))
+        scores.append(model.score(text + "\n", [chain.steps_of(s.completion.text) or ["\n"] for s in samples]))
         truth.append([chain.judge(problem, sample.completion.text) for sample in samples])
         now = time.monotonic()
         if now - said > 10:
@@ -122,7 +123,7 @@ def rows(
     and `best` takes the highest instead of voting. `reward` is the size of the model that gave them."""
     for place, (item, seed, samples) in enumerate(pool):
         prompt = samples[0].completion.usage.prompt_tokens
-        for n in (2**i for i in range(len(samples).bit_length())):
+        for n in (2**i for i in range(len(samples if scores is None else scores[place]).bit_length())):
             chosen = samples[:n]
             weights = [1.0] * n if scores is None else scores[place][:n]
             answer = _best(chosen, weights) if best else _vote(chosen, weights)
@@ -183,7 +184,7 @@ def confidence(sample: Sample) -> float:
     return math.exp((completion.logprob or 0.0) / max(1, completion.usage.completion_tokens))
 
 
-def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence[str]) -> None:
+def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence[str], most: int) -> None:
     """Score, print what the models are worth step by step, and write the rows."""
     settings, pool = read_pool(folder)
     policy = settings.model
@@ -198,8 +199,8 @@ def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence
             ("confidence_best", 0, sure, True),
         ]
         for name in rewards:
-            model = RewardModel(MODELS / name)
-            found = judged(pool, model)
+            model = RewardModel(MODELS / f"{policy.name}-{name}")
+            found = judged(pool, model, most)
             auc, f1 = step_auc(found), first_error_f1(found)
             measures[name] = {"step_auc": auc, "first_error_f1": f1}
             print(f"{name}: step AUC {auc:.3f}, first-error F1 {f1:.3f}")
@@ -233,5 +234,6 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=File, required=True)
     parser.add_argument("--rewards", nargs="*", default=REWARDS)
     parser.add_argument("--aggregations", nargs="*", default=["last"], choices=AGGREGATIONS)
+    parser.add_argument("--most", type=int, default=256, help="samples of a problem that reward models read")
     arguments = parser.parse_args()
-    main(arguments.pool, arguments.out, arguments.rewards, arguments.aggregations)
+    main(arguments.pool, arguments.out, arguments.rewards, arguments.aggregations, arguments.most)

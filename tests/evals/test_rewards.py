@@ -78,6 +78,8 @@ def test_scores_turn_a_vote_and_are_paid_for(tmp_path: Path) -> None:
     best = list(rows(pool, FAKE, 1000, "best", scores, True))
     assert [(row.cell.amount, row.right) for row in plain] == [(1, True), (2, True)] * 2
     assert all(row.right for row in (*weighted, *best))
+    read_less = rows(pool, FAKE, 1000, "weighted", [[0.9]] * 2, False)
+    assert [row.cell.amount for row in read_less] == [1, 1]
     two = flops(FAKE, 50, 0, 20) + flops(FAKE, 50, 50, 21)
     assert plain[1].flops == two
     reader = FAKE.model_copy(update={"parameters": 1000})

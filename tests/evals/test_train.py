@@ -190,17 +190,18 @@ def test_flipped_labels_are_wrong_as_often_as_asked_and_shuffled_ones_tell_nothi
 def test_a_reward_model_starts_from_its_policy_and_learns_to_tell_steps_apart(models: Path) -> None:
     folder = written(models / "reward", REWARD)
     Training(folder).run()
-    good, bad = RewardModel(folder).score([("a?\n", ["a=1\n", "a=2"]), ("a?\n", ["b=1\n"])])
+    good, bad, again = RewardModel(folder).score("a?\n", [["a=1\n", "a=2"], ["b=1\n"], ["a=1\n", "a=2"]])
     assert (len(good), len(bad)) == (2, 1)
     assert min(good) > 0.5 > bad[0]
+    assert again == good
 
 
 def test_scores_do_not_depend_on_what_else_is_scored(policy: Path) -> None:
     model = RewardModel(policy)
-    solutions = [("a?\n", ["a=1\n"] * n) for n in (1, 7, 3)]
-    alone = [model.score([solution])[0] for solution in solutions]
-    together = model.score(solutions)
-    assert [s for each in together for s in each] == pytest.approx([s for each in alone for s in each], abs=1e-5)
+    solutions = [["a=1\n"] * n for n in (1, 7, 3)]
+    alone = [model.score("a?\n", [solution])[0] for solution in solutions]
+    together = model.score("a?\n", solutions)
+    assert [s for each in together for s in each] == pytest.approx([s for each in alone for s in each], abs=1e-2)
     assert tagged("a?\n", ["a=1"])[-1] == TAG
 
 

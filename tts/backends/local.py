@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as File
 from typing import Any
 
@@ -15,18 +12,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may ask a hub for a
 # OpenMP's threads would spin while they wait for each other: beside one busy process that costs a factor of ten.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import torch
+
 from tts.backends import weights
 from tts.backends.base import Request
-from tts.backends.decode import Batch, Row, completion_of, halted
+from tts.backends.decode import Batch, Row, completion_of
+from tts.backends.lane import Lane
 from tts.backends.prompt import Prompter
-from tts.errors import BackendError, UsageError
-from tts.types import Completion, ModelInfo, Path
+from tts.errors import UsageError
+from tts.types import Completion, ModelInfo, Path, number
 
 MAX_ROWS, MAX_ROWS_OF_SMALL = 32, 256
 """Continuations decoded at once; more wait for a place. Of a small model more fit into the memory, and are needed to
 outweigh what a step costs whatever it computes."""
-SMALL = 20_000_000
-"""Parameters."""
+SMALL, LANES = 20_000_000, 4
+"""Parameters. The matrices of a smaller model are not worth dividing between cores: up to so many cores have a batch of
+their own."""
 
 
 class LocalBackend:
@@ -49,75 +50,34 @@ class LocalBackend:
         self._prompter = Prompter(folder)
         self._model = weights.load_model(folder, config, _device())
         self.info = _info(self._model, weights.EMBEDDED_NAME if source is None else file.stem, folder)
-        self._batch = Batch(self._model, _stop_ids(self._model, self._prompter), self._text)
+        stop_ids = _stop_ids(self._model, self._prompter)
         self._vocabulary: int = self._model.get_input_embeddings().num_embeddings
-        self._waiting: deque[tuple[Row, asyncio.Future[None]]] = deque()
-        self._running: dict[Row, asyncio.Future[None]] = {}
-        self._driver: asyncio.Task[None] | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="decode")
-        self._max_rows = max_rows or (MAX_ROWS_OF_SMALL if self.info.parameters < SMALL else MAX_ROWS)
-        self.generated = 0
+        small = self.info.parameters < SMALL and _device() == "cpu"
+        cores = torch.get_num_threads()
+        lanes = min(cores, LANES) if small else 1
+        rows = max_rows or (MAX_ROWS_OF_SMALL if small else MAX_ROWS)
+        self._lanes = [
+            Lane(self.info.name, Batch(self._model, stop_ids, self._text), -(-rows // lanes), cores // lanes)
+            for _ in range(lanes)
+        ]
+
+    @property
+    def generated(self) -> int:
+        """Tokens made since the start."""
+        return sum(lane.generated for lane in self._lanes)
 
     def prompt_tokens(self, path: Path) -> int:
         return len(self._prompter.path_ids(path))
 
     async def generate(self, request: Request) -> Completion:
         row = Row(request, self._prompt(request), time.perf_counter())
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((row, future))
-        if self._driver is None or self._driver.done():
-            self._driver = asyncio.create_task(self._drive())
-        try:
-            await future
-        except asyncio.CancelledError:
-            row.abandoned = True
-            raise
+        await self._lane(request.job).finish(row)
         assert row.finish is not None
         return completion_of(row, self._text(row), row.finish, time.perf_counter() - row.began)
 
-    async def _drive(self) -> None:
-        """Step the batch, in its own thread, until nobody waits for anything."""
-        while self._waiting or self._running:
-            await asyncio.sleep(0)  # requests made at the same moment join at the same step
-            try:
-                await self._step(self._places())
-            except BackendError as error:
-                self._fail(error)
-            self._settle()
-
-    async def _step(self, joining: list[Row]) -> None:
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._batch.step, joining)
-        except Exception as error:  # out of memory, a broken shape, somebody's `watch`: nobody may wait for ever
-            raise BackendError(f"{self.info.name}: {error}") from error
-
-    def _places(self) -> list[Row]:
-        """Who joins now: as many as there is room for, and all whom the step will only tell to go."""
-        waiting, self._waiting = self._waiting, deque()
-        joining = []
-        for row, future in waiting:
-            if len(self._running) < self._max_rows or halted(row):
-                self._running[row] = future
-                joining.append(row)
-            else:
-                self._waiting.append((row, future))
-        return joining
-
-    def _fail(self, error: BackendError) -> None:
-        """A step that broke takes the whole batch with it; nobody knows what its rows had cost."""
-        self._batch.clear()
-        for future in self._running.values():
-            if not future.done():
-                future.set_exception(error)
-
-    def _settle(self) -> None:
-        """Answer for every row that is no longer in the batch, also where it left in a step that nobody awaited:
-        the one that runs on when its event loop is closed."""
-        for row in [row for row in self._running if row not in self._batch.rows]:
-            self.generated += row.made
-            future = self._running.pop(row)
-            if not future.done():
-                future.set_result(None)
+    def _lane(self, job: str) -> Lane:
+        """A job keeps to one lane, which remembers its prompts: what it costs must not depend on who else is there."""
+        return self._lanes[number(job) % len(self._lanes)]
 
     def _prompt(self, request: Request) -> tuple[int, ...]:
         """The ids of the prompt. Refuses what would break the step, and with it the batch that others are in."""
@@ -134,8 +94,6 @@ class LocalBackend:
 
 
 def _device() -> str:
-    import torch
-
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

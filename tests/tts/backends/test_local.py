@@ -15,7 +15,7 @@ from tests.fakes import books_of  # noqa: E402
 from tts.answers import Exact, Text  # noqa: E402
 from tts.backends import weights  # noqa: E402
 from tts.backends.base import Request  # noqa: E402
-from tts.backends.local import LocalBackend  # noqa: E402
+from tts.backends.local import LANES, LocalBackend  # noqa: E402
 from tts.errors import BackendError  # noqa: E402
 from tts.halt import Halt  # noqa: E402
 from tts.journal import MemoryJournal  # noqa: E402
@@ -193,7 +193,7 @@ def test_a_cancelled_call_gives_up_its_place(folder: Path) -> None:
 def test_a_step_that_breaks_fails_its_batch_and_no_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = LocalBackend(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(backend._batch, "_choose", _broken)
+        patch.setattr(backend._lane("x;").batch, "_choose", _broken)
         with pytest.raises(BackendError, match="out of memory") as error:
             generate(backend, request(), request("b"))
         assert error.value.usage is None
@@ -235,3 +235,15 @@ def test_the_contract_holds_on_a_real_engine(backend: LocalBackend, strategy: St
 def test_the_embedded_model_answers() -> None:
     (completion,) = generate(LocalBackend(), request("What is the capital of France? Answer in one word.", 8))
     assert "Paris" in completion.text
+
+
+def test_the_jobs_of_a_small_model_share_the_cores_without_sharing_a_batch(folder: Path) -> None:
+    threads = torch.get_num_threads()
+    backend = LocalBackend(folder)
+    jobs = [f"{i}:0;" for i in range(12)]
+    together = generate(backend, *(replace(request(most=20), id=job) for job in jobs))
+    alone = [generate(LocalBackend(folder), replace(request(most=20), id=job))[0] for job in jobs]
+    assert [each.text for each in together] == [each.text for each in alone]
+    assert {each.usage.cached_tokens for each in together} == {0}  # every job pays its own prompt
+    assert sum(lane.generated > 0 for lane in backend._lanes) == min(threads, LANES)
+    assert torch.get_num_threads() == threads

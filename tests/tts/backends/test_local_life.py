@@ -42,7 +42,7 @@ def generate(backend: LocalBackend, *requests: Request) -> list[Completion]:
 
 
 async def begun(backend: LocalBackend, rows: int = 1) -> None:
-    await until(lambda: len(backend._batch.rows) >= rows)
+    await until(lambda: len(backend._lane("x;").batch.rows) >= rows)
 
 
 async def until(happened: Callable[[], bool]) -> None:
@@ -60,12 +60,13 @@ def test_a_cancelled_call_stops_being_decoded(folder: Path) -> None:
         call = asyncio.create_task(backend.generate(endless()))
         await begun(backend)
         call.cancel()
-        assert backend._driver is not None
-        await asyncio.wait_for(asyncio.shield(backend._driver), PATIENCE)
+        driver = backend._lane("x;").driver
+        assert driver is not None
+        await asyncio.wait_for(asyncio.shield(driver), PATIENCE)
 
     asyncio.run(main())
-    assert not backend._running
-    assert not backend._batch.rows
+    assert not backend._lane("x;").running
+    assert not backend._lane("x;").batch.rows
     assert 1 <= backend.generated < 400
 
 
@@ -121,23 +122,23 @@ def test_a_row_that_ends_while_its_event_loop_closes_gives_its_place_back(folder
     closed.set()
     (completion,) = generate(backend, request("b", 1))
     assert completion.usage.completion_tokens == 1
-    assert not backend._running
+    assert not backend._lane("x;").running
 
 
 def test_a_step_that_was_never_begun_when_its_event_loop_closed_is_forgotten(folder: Path) -> None:
     backend = LocalBackend(folder, max_rows=1)
     closed = threading.Event()
-    backend._thread.submit(closed.wait, PATIENCE)
+    backend._lane("x;").thread.submit(closed.wait, PATIENCE)
 
     async def leave_before_the_step() -> None:
         call = asyncio.create_task(backend.generate(request("a", 50)))
-        await until(lambda: bool(backend._running))
+        await until(lambda: bool(backend._lane("x;").running))
         assert not call.done()
 
     asyncio.run(leave_before_the_step())
     closed.set()
     assert generate(backend, request("b", 1))[0].usage.completion_tokens == 1
-    assert not backend._running
+    assert not backend._lane("x;").running
 
 
 def test_one_backend_serves_one_event_loop_after_another(folder: Path) -> None:

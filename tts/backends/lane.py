@@ -1,0 +1,87 @@
+"""One thread that decodes a batch, and the queue before it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from tts.backends.decode import Batch, Row, halted
+from tts.errors import BackendError
+
+
+class Lane:
+    """Steps its batch for as long as somebody waits for a row of it, on `threads` processor cores."""
+
+    def __init__(self, name: str, batch: Batch, max_rows: int, threads: int) -> None:
+        self.batch = batch
+        self.waiting: deque[tuple[Row, asyncio.Future[None]]] = deque()
+        self.running: dict[Row, asyncio.Future[None]] = {}
+        self.driver: asyncio.Task[None] | None = None
+        # How many threads a product uses is the calling thread's own setting.
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="decode", initializer=_use, initargs=(threads,))
+        self.generated = 0
+        self._name, self._max_rows = name, max_rows
+
+    async def finish(self, row: Row) -> None:
+        """Return when the row has ended, for whatever reason."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiting.append((row, future))
+        if self.driver is None or self.driver.done():
+            self.driver = asyncio.create_task(self._drive())
+        try:
+            await future
+        except asyncio.CancelledError:
+            row.abandoned = True
+            raise
+
+    async def _drive(self) -> None:
+        """Step the batch, in its own thread, until nobody waits for anything."""
+        while self.waiting or self.running:
+            await asyncio.sleep(0)  # requests made at the same moment join at the same step
+            try:
+                await self._step(self._places())
+            except BackendError as error:
+                self._fail(error)
+            self._settle()
+
+    async def _step(self, joining: list[Row]) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self.thread, self.batch.step, joining)
+        except Exception as error:  # out of memory, a broken shape, somebody's `watch`: nobody may wait for ever
+            raise BackendError(f"{self._name}: {error}") from error
+
+    def _places(self) -> list[Row]:
+        """Who joins now: as many as there is room for, and all whom the step will only tell to go."""
+        waiting, self.waiting = self.waiting, deque()
+        joining = []
+        for row, future in waiting:
+            if len(self.running) < self._max_rows or halted(row):
+                self.running[row] = future
+                joining.append(row)
+            else:
+                self.waiting.append((row, future))
+        return joining
+
+    def _fail(self, error: BackendError) -> None:
+        """A step that broke takes the whole batch with it; nobody knows what its rows had cost."""
+        self.batch.clear()
+        for future in self.running.values():
+            if not future.done():
+                future.set_exception(error)
+
+    def _settle(self) -> None:
+        """Answer for every row that is no longer in the batch, also where it left in a step that nobody awaited:
+        the one that runs on when its event loop is closed."""
+        staying = set(self.batch.rows)
+        for row in [row for row in self.running if row not in staying]:
+            self.generated += row.made
+            future = self.running.pop(row)
+            if not future.done():
+                future.set_result(None)
+
+
+def _use(threads: int) -> None:
+    torch.set_num_threads(threads)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from evals.lab import chain, countdown
 from evals.lab.settings import MODELS, PolicySettings, RewardSettings
@@ -55,6 +55,8 @@ class Policies:
     """A task's problems without end."""
 
     settings: PolicySettings
+    weights: ClassVar[Mapping[int, float]] = {}
+    """What an id counts where it is not 1."""
 
     def draw(self, rng: random.Random, count: int, progress: float) -> Iterator[Example]:
         """Examples for a training that far on its way (0 to 1)."""
@@ -64,7 +66,7 @@ class Policies:
 
 
 class Rewards:
-    """Labelled solutions, both verdicts shown equally often."""
+    """Labelled solutions. Both verdicts count as much in all, though `+` is many times as frequent: `weights`."""
 
     def __init__(self, settings: RewardSettings) -> None:
         rollouts = read_rollouts(MODELS / settings.rollouts)
@@ -78,17 +80,14 @@ class Rewards:
         self._known = list(zip(rollouts, labels, strict=True))
         good = sum(sum(each) for each in labels)
         bad = sum(len(each) for each in labels) - good
-        self._keep = {True: min(1.0, bad / max(1, good)), False: min(1.0, good / max(1, bad))}
+        self.weights = {GOOD: (good + bad) / (2 * max(1, good)), BAD: (good + bad) / (2 * max(1, bad))}
 
     def draw(self, rng: random.Random, count: int, progress: float) -> Iterator[Example]:
-        """Random solutions; of the commoner verdict only so many are asked for, and a solution of which none is asked
-        for is left out."""
+        """Random solutions with a verdict after each step."""
         for rollout, labels in rng.choices(self._known, k=count):
             ids = tagged(rollout.prompt, rollout.steps[: len(labels)])
-            asked = [(GOOD if y else BAD) if rng.random() < self._keep[y] else IGNORED for y in labels]
-            verdicts = iter(asked)
-            if set(asked) != {IGNORED}:
-                yield Example(ids, [next(verdicts) if i == TAG else IGNORED for i in ids])
+            verdicts = iter(labels)
+            yield Example(ids, [(GOOD if next(verdicts) else BAD) if i == TAG else IGNORED for i in ids])
 
 
 def read_rollouts(folder: File) -> list[Rollout]:

@@ -1,13 +1,13 @@
 """Monte-Carlo labels for a reward model: where did a policy's solutions go wrong, as the policy itself can tell?
 
-    python -m evals.lab.rollouts evals/lab/models/chain-2m --problems 4000
+    python -m evals.lab.rollouts evals/lab/models/chain-2m --problems 5000
 
 Of each training problem some solutions are sampled; problems that are always or never solved say nothing and are
 dropped. A step is good if, of eight completions from there, any reaches the right answer (Wang et al. 2024,
 "Math-Shepherd", section 3.3, hard estimation). The first step from which none does is found by bisection, because
 what follows it is no more hopeful, and labels end there (Luo et al. 2024, "Improve mathematical reasoning in language
-models by automated process supervision", section 3.2). One line per problem goes into `DIR/.training/rollouts.jsonl`;
-the same command goes on from there.
+models by automated process supervision", section 3.2). One line per solution goes into `DIR/.training/rollouts.jsonl`,
+a problem's lines together; the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -42,31 +42,36 @@ class Labeller:
         self.backend = LocalBackend(policy)
 
     async def label(self, index: int) -> list[dict[str, Any]]:
-        """A right and a wrong solution to one training problem, with the wrong one's first hopeless step; nothing if
-        all samples agree on being right or wrong."""
+        """The different solutions to one training problem, the wrong ones with their first hopeless step; nothing if
+        all are right or all are wrong."""
         rng = random.Random(f"rollouts/{index}")
         operations = rng.randint(chain.FEWEST_OPERATIONS, chain.MOST_OPERATIONS)
         problem = drawn("train", rng, lambda r: chain.generate(r, operations))
         samples = [s for s in await self._continue(problem, "", SAMPLES, f"{index}") if s.finish == "stop"]
-        right = [s.text for s in samples if right_answer(problem, s)]
-        wrong = [s.text for s in samples if not right_answer(problem, s)]
-        if not right or not wrong:
+        solutions = {sample.text: right_answer(problem, sample) for sample in samples}
+        if len(set(solutions.values())) < 2:
             return []
-        steps = chain.steps_of(wrong[0])
-        found = await self._first_hopeless(problem, steps, str(index))
-        return [_line(index, problem, chain.steps_of(right[0]), None), _line(index, problem, steps, found)]
+        witnesses = [chain.steps_of(text) for text, right in solutions.items() if right]
+        lines = []
+        for i, (text, right) in enumerate(solutions.items()):
+            steps = chain.steps_of(text)
+            found = None if right else await self._first_hopeless(problem, steps, witnesses, f"{index}/{i}")
+            lines.append({"index": index, "prompt": problem.prompt + "\n", "steps": steps, "first_error": found})
+        return lines
 
-    async def _first_hopeless(self, problem: Chain, steps: list[str], key: str) -> int:
-        """The least i such that no completion after step i reaches the answer: after the last step none does."""
-        hopeful, hopeless = -1, len(steps) - 1
+    async def _first_hopeless(self, problem: Chain, steps: list[str], witnesses: list[list[str]], key: str) -> int:
+        """The least i such that no completion after step i reaches the answer: after the last step none does. What
+        the solution shares with a right one is hopeful; where it leaves the last of them is the first place to try."""
+        hopeful, hopeless = max(_shared(steps, right) for right in witnesses) - 1, len(steps) - 1
+        middle = hopeful + 1
         while hopeless - hopeful > 1:
-            middle = (hopeful + hopeless) // 2
             prefix = "".join(steps[: middle + 1])
             completions = await self._continue(problem, prefix, COMPLETIONS, f"{key}/{middle}")
             if any(right_answer(problem, each) for each in completions):
                 hopeful = middle
             else:
                 hopeless = middle
+            middle = (hopeful + hopeless) // 2
         return hopeless
 
     async def _continue(self, problem: Chain, prefix: str, count: int, key: str) -> list[Completion]:
@@ -93,8 +98,9 @@ def right_answer(problem: Chain, completion: Completion) -> bool:
     return stated == problem.answer
 
 
-def _line(index: int, problem: Chain, steps: list[str], first_error: int | None) -> dict[str, Any]:
-    return {"index": index, "prompt": problem.prompt + "\n", "steps": steps, "first_error": first_error}
+def _shared(one: list[str], other: list[str]) -> int:
+    """How many steps two solutions begin with in common."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 async def main(policy: File, problems: int) -> None:
@@ -126,6 +132,6 @@ async def main(policy: File, problems: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("policy", type=File)
-    parser.add_argument("--problems", type=int, default=4000)
+    parser.add_argument("--problems", type=int, default=5000)
     arguments = parser.parse_args()
     asyncio.run(main(arguments.policy, arguments.problems))

@@ -46,11 +46,13 @@ class PolicySettings(Settings):
 
 
 class RewardSettings(Settings):
-    """A policy's weights, taught to answer `+` or `-` after each step of `rollouts`' solutions. `flipped` labels are
-    turned round at random; `shuffled` ones belong to other steps and teach nothing but the form."""
+    """A policy's weights under `new_layers` of its own, taught to answer `+` or `-` after each step of `rollouts`'
+    solutions. `flipped` labels are turned round at random; `shuffled` ones belong to other steps and teach nothing but
+    the form."""
 
     policy: str
     rollouts: str
+    new_layers: int = 2
     flipped: Share = 0.0
     shuffled: bool = False
 

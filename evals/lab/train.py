@@ -48,6 +48,9 @@ class Training:
         settings = self.settings
         self.source = Rewards(settings) if isinstance(settings, RewardSettings) else Policies(settings)
         self.model = build(settings)
+        self.weights = torch.ones(self.model.config.vocab_size)
+        for token, weight in self.source.weights.items():
+            self.weights[token] = weight
         self.forward = torch.compile(self.model, dynamic=True)
         self.optimizers = _optimizers(self.model, self.settings.learning_rate)
         self.done = self.pool = self.batch = 0
@@ -100,7 +103,7 @@ class Training:
                 group["lr"] = self.settings.learning_rate * self._pace()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = self.forward(input_ids=inputs, use_cache=False).logits  # type: ignore[no-untyped-call]
-        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), self.weights, ignore_index=IGNORED)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
@@ -153,13 +156,14 @@ class Training:
 
 
 def build(settings: PolicySettings | RewardSettings) -> LlamaForCausalLM:
-    """A policy's random weights, or for a reward model those of its policy."""
+    """A policy's random weights, or for a reward model those of its policy, grown."""
     # Sequences are short: plain attention trains twice as fast on a CPU as the fused kernel.
     if isinstance(settings, RewardSettings):
         with quiet():
-            return LlamaForCausalLM.from_pretrained(
+            policy = LlamaForCausalLM.from_pretrained(
                 MODELS / settings.policy, dtype=torch.float32, attn_implementation="eager"
             )
+        return grown(policy, settings.new_layers)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(ALPHABETS[settings.task].tokens),
@@ -176,6 +180,23 @@ def build(settings: PolicySettings | RewardSettings) -> LlamaForCausalLM:
             attn_implementation="eager",
         )
     )
+
+
+def grown(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
+    """The same function with more layers on top: copies of the last one that add nothing until they are trained (Wu et
+    al. 2024, "LLaMA Pro", section 3.2). What a policy expects next is complete only after its last layer, where no
+    later token can look; the new layers can, and compare it with what came."""
+    config = LlamaConfig.from_dict(model.config.to_dict())
+    config.num_hidden_layers += layers
+    config._attn_implementation = "eager"
+    bigger = LlamaForCausalLM(config)
+    bigger.load_state_dict(model.state_dict(), strict=False)
+    last = model.model.layers[-1]
+    for layer in bigger.model.layers[len(model.model.layers) :]:
+        layer.load_state_dict(last.state_dict())
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return bigger
 
 
 def _optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:

@@ -11,12 +11,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the local backend's extra is not installed")
 
+from transformers import LlamaForCausalLM  # noqa: E402
+
 from evals.lab import examples, settings  # noqa: E402
 from evals.lab.examples import BAD, GOOD, IGNORED, TAG, Example, Rewards, policy_example, tagged  # noqa: E402
 from evals.lab.reward import RewardModel  # noqa: E402
 from evals.lab.settings import RewardSettings, read_settings  # noqa: E402
 from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, PAD_ID  # noqa: E402
-from evals.lab.train import Training, packed, tensors  # noqa: E402
+from evals.lab.train import Training, grown, packed, tensors  # noqa: E402
 from tts.backends.local import LocalBackend  # noqa: E402
 from tts.errors import UsageError  # noqa: E402
 
@@ -156,6 +158,7 @@ def drawn(**fields: Any) -> list[tuple[str, bool]]:
     base = {"task": "chain", "seed": 3, "tokens": 1, "policy": "policy", "rollouts": "policy"}
     source = Rewards(RewardSettings.model_validate({**base, **fields}))
     found = []
+    counted = {GOOD: 0.0, BAD: 0.0}
     for example in source.draw(random.Random(1), 400, 0.0):
         for i, target in enumerate(example.targets):
             if target != IGNORED:
@@ -163,14 +166,16 @@ def drawn(**fields: Any) -> list[tuple[str, bool]]:
                 assert target in (GOOD, BAD)
                 first = example.ids[i - 4]
                 found.append(("abc"[first - encode("a")[0]], target == GOOD))
+                counted[target] += source.weights[target]
+    assert counted[GOOD] == pytest.approx(counted[BAD], rel=0.2)
     return found
 
 
 @pytest.mark.usefixtures("models")
-def test_verdicts_are_balanced_and_end_with_the_first_hopeless_step() -> None:
+def test_verdicts_count_equally_and_end_with_the_first_hopeless_step() -> None:
     taught = drawn()
     assert all(good == (name == "a") for name, good in taught)
-    assert sum(good for _, good in taught) / len(taught) == pytest.approx(0.5, abs=0.06)
+    assert {good for _, good in taught} == {True, False}
 
 
 @pytest.mark.usefixtures("models")
@@ -194,6 +199,16 @@ def test_a_reward_model_starts_from_its_policy_and_learns_to_tell_steps_apart(mo
     assert (len(good), len(bad)) == (2, 1)
     assert min(good) > 0.5 > bad[0]
     assert again == good
+
+
+def test_a_reward_model_begins_as_the_function_that_its_policy_is(policy: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(policy, dtype=torch.float32, attn_implementation="eager")
+    ids = torch.tensor([tagged("a?\n", ["a=1"])])
+    bigger = grown(model, 2)
+    assert torch.equal(bigger(ids).logits, model(ids).logits)
+    assert bigger.config.num_hidden_layers == model.config.num_hidden_layers + 2
+    bigger(ids).logits.sum().backward()
+    assert all(layer.mlp.down_proj.weight.grad.abs().sum() > 0 for layer in bigger.model.layers)
 
 
 def test_scores_do_not_depend_on_what_else_is_scored(policy: Path) -> None:

@@ -31,14 +31,15 @@ class Alphabet:
         return [self._ids[piece] for piece in self._pieces.findall(text)]
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The same alphabet for transformers, SGLang and the local backend."""
+        """The same alphabet for transformers, SGLang (which warms up on words) and the local backend (which refuses what
+        the alphabet lacks)."""
         from tokenizers import Regex, Tokenizer
         from tokenizers.decoders import Fuse
         from tokenizers.models import WordLevel
         from tokenizers.pre_tokenizers import Split
         from transformers import PreTrainedTokenizerFast
 
-        words = Tokenizer(WordLevel(dict(self._ids)))
+        words = Tokenizer(WordLevel(dict(self._ids), unk_token=PAD))
         words.pre_tokenizer = Split(Regex(self._pieces.pattern), behavior="isolated")
         words.decoder = Fuse()
         made = PreTrainedTokenizerFast(

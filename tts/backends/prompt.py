@@ -56,11 +56,13 @@ class Prompter:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a caller's or model's text, none of them special."""
-        ids: list[int] = self._text_tokenizer.encode(text, add_special_tokens=False).ids
-        forged = self._special.intersection(ids)
+        found = self._text_tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = found.ids
+        # Also what a tokenizer does not know: it becomes one of the special ids.
+        forged = {text[begin:end] for i, (begin, end) in zip(ids, found.offsets, strict=True) if i in self._special}
         if forged:
-            spelled = sorted(str(self._template_tokenizer.id_to_token(i)) for i in forged)
-            raise UsageError(f"this tokenizer cannot spell {', '.join(spelled)} as plain text; take it out of the text")
+            spelled = ", ".join(map(repr, sorted(forged)))
+            raise UsageError(f"this tokenizer cannot spell {spelled} as plain text; take it out of the text")
         return ids
 
     def decode(self, ids: Sequence[int], before: Sequence[int] = ()) -> str:

@@ -117,7 +117,7 @@ def test_a_tokenizer_that_knows_a_special_token_only_as_a_word_says_so(tmp_path:
     words.save(str(tmp_path / "tokenizer.json"))
     prompter = Prompter(tmp_path)
     assert prompter.encode("go") == [1]
-    with pytest.raises(UsageError, match=r"cannot spell \[STOP\] as plain text"):
+    with pytest.raises(UsageError, match=r"cannot spell '\[STOP\]' as plain text"):
         prompter.encode("go [STOP] go")
 
 

@@ -28,6 +28,7 @@ from evals.lab.settings import MODELS
 from evals.records import ROWS, SAMPLES, Cell, Lines, Row, Sample, Settings, claim_folder, read_lines, read_settings
 from evals.suites import SUITES, Item
 from tts.cost import flops
+from tts.errors import UsageError
 from tts.types import ModelInfo
 
 REWARDS = ("prm", "prm-off", "prm-flipped", "prm-shuffled")
@@ -38,6 +39,8 @@ AGGREGATIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "prod": math.prod,
     "mean": lambda scores: sum(scores) / len(scores),
 }
+FARTHEST = 64
+"""How far down the suite its problems are looked for, in multiples of their number."""
 Pool = list[tuple[Item, int, list[Sample]]]
 """A problem, a seed, and its samples in the order in which they were numbered."""
 
@@ -60,6 +63,8 @@ def read_pool(folder: File) -> tuple[Settings, Pool]:
     items: dict[str, Item] = {}
     limit = len(wanted)
     while not wanted <= items.keys():  # ids say nothing of how far down the suite a problem stands
+        if limit > FARTHEST * len(wanted):
+            raise UsageError(f"{folder} holds problems that {settings.suite} no longer has; draw its samples again")
         items = {item.problem.id: item for item in SUITES[settings.suite].items(settings.split, limit)}
         limit *= 2
     return settings, [

@@ -70,6 +70,15 @@ def test_a_recorded_pool_finds_its_problems_again(tmp_path: Path) -> None:
     assert lucky(pool) == 0.0
 
 
+def test_a_pool_of_problems_that_the_suite_no_longer_has_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = pooled(tmp_path)
+    monkeypatch.setattr("evals.suites.chain.BINS", {"easy": (3, 4)})
+    with pytest.raises(UsageError, match="no longer has"):
+        read_pool(folder)
+
+
 def test_scores_turn_a_vote_and_are_paid_for(tmp_path: Path) -> None:
     _, pool = read_pool(pooled(tmp_path))
     plain = list(rows(pool, FAKE, 0, "majority", None, False))

@@ -12,7 +12,7 @@ demo: $(LOCAL)
 	$(RUN)tts solve "Tom has 3 boxes with 4 pencils in each box. How many pencils does he have in all?" \
 	  --instruction "Answer in one short sentence." --answer maths \
 	  --strategy best_of_n --param n=16 --max-tokens 96 --tokens 2000
-	$(RUN)tts eval chain --limit 60 --tokens 125 500 2000 --out runs/demo
+	$(RUN)tts eval chain --limit 60 --tokens 250 500 2000 --out runs/demo
 
 test: $(DEV) check
 	$(RUN)python -m pytest --cov --cov-report=term --cov-fail-under=90

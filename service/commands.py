@@ -148,7 +148,7 @@ def replay(journal_file: File, as_json: bool) -> None:
     type=int,
     multiple=True,
     metavar="N…",
-    help="Token budgets, the points of the curves.  [default: 125 250 500 1000 2000]",
+    help="Token budgets, the points of the curves.  [default: 250 500 1000 2000]",
 )
 @click.option(
     "--seconds", type=float, multiple=True, metavar="S…", help="Budgets as deadlines; nothing is shared then."

@@ -39,7 +39,7 @@ QUIET_SECONDS = 5.0
 EARLY = 0.02
 """The share of a run before which nobody can say how long it will take."""
 LAB_PROBLEMS = 100
-DEFAULT_TOKENS = (125, 250, 500, 1000, 2000)
+DEFAULT_TOKENS = (250, 500, 1000, 2000)
 UNITS: tuple[Unit, ...] = ("tokens", "seconds", "usd", "flops", "samples")
 
 

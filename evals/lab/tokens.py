@@ -31,8 +31,8 @@ class Alphabet:
         return [self._ids[piece] for piece in self._pieces.findall(text)]
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The same alphabet for transformers, SGLang (which warms up on words) and the local backend (which refuses what
-        the alphabet lacks)."""
+        """The same alphabet for transformers, SGLang (which warms up on words) and the local backend (which refuses
+        what the alphabet lacks)."""
         from tokenizers import Regex, Tokenizer
         from tokenizers.decoders import Fuse
         from tokenizers.models import WordLevel

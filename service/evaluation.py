@@ -23,7 +23,7 @@ from evals.plan import Method, Plan
 from evals.plots import draw, write
 from evals.records import Row, Settings, Unit
 from evals.report import Section, as_object, no_baseline, read_sections
-from evals.suites import SUITES
+from evals.suites import SUITES, Suite
 from service.display import BACKEND_FAILED, INTERRUPTED, working
 from service.options import build, checked, open_backend
 from strategies import STRATEGIES
@@ -48,25 +48,10 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     if suite_name not in SUITES:
         raise unknown("suite", suite_name, SUITES)
     suite = SUITES[suite_name]
-    methods = [_method(spec, options["verifier"]) for spec in options["strategies"]]
-    budgets = [(unit, value) for unit in UNITS for value in dict.fromkeys(options[unit])]
     split: Split = options["split"] or ("dev" if "dev" in suite.splits else "test")
-    for unit, value in budgets:
-        checked(Budget, {"tokens" if unit == "samples" else unit: value})
-    if options["baseline"] not in (None, *options["strategies"]):
-        raise no_baseline(options["baseline"], options["strategies"])
     sampling = _sampling(suite.sampling, options)
     prices = read_prices(options["prices"]) if options["prices"] else {}
-    limit = options["limit"] or (LAB_PROBLEMS if len(suite.splits) > 1 and not options["data"] else None)
-    items = suite.items(split, limit, options["data"])
-    plan = Plan(
-        suite=suite,
-        items=items,
-        methods=methods,
-        budgets=budgets or [("tokens", each) for each in DEFAULT_TOKENS],
-        seeds=range(options["seeds"]),
-        concurrency=options["concurrency"],
-    )
+    plan = _plan(suite, split, options)
     backend_name = options["backend_name"] or suite.backend
     with working(f"loading {backend_name}"):
         backend = open_backend(backend_name)
@@ -78,7 +63,7 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
         sampling=sampling,
         code=code_version(),
     )
-    folder: File = options["out"] or File("runs") / f"{suite.name}-{options['split']}"
+    folder: File = options["out"] or File("runs") / f"{suite.name}-{split}"
     try:
         with _progress(plan) as observe:
             rows = asyncio.run(evaluate(plan, backend, settings, prices, folder, observe))
@@ -89,6 +74,25 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
         return INTERRUPTED
     report([folder], folder, options["baseline"], as_json=False)
     return BACKEND_FAILED if all(row.error for row in rows) else 0
+
+
+def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
+    """What to run; bad methods, budgets and data are refused here."""
+    methods = [_method(spec, options["verifier"]) for spec in options["strategies"]]
+    budgets = [(unit, value) for unit in UNITS for value in dict.fromkeys(options[unit])]
+    for unit, value in budgets:
+        checked(Budget, {"tokens" if unit == "samples" else unit: value})
+    if options["baseline"] not in (None, *options["strategies"]):
+        raise no_baseline(options["baseline"], options["strategies"])
+    limit = options["limit"] or (LAB_PROBLEMS if len(suite.splits) > 1 and not options["data"] else None)
+    return Plan(
+        suite=suite,
+        items=suite.items(split, limit, options["data"]),
+        methods=methods,
+        budgets=budgets or [("tokens", each) for each in DEFAULT_TOKENS],
+        seeds=range(options["seeds"]),
+        concurrency=options["concurrency"],
+    )
 
 
 def report(folders: Sequence[File], out: File, baseline: str | None, as_json: bool) -> int:

@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path as File
 from typing import Any
 
@@ -186,16 +187,14 @@ def grown(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
     """The same function with more layers on top: copies of the last one that add nothing until they are trained (Wu et
     al. 2024, "LLaMA Pro", section 3.2). What a policy expects next is complete only after its last layer, where no
     later token can look; the new layers can, and compare it with what came."""
-    config = LlamaConfig.from_dict(model.config.to_dict())
-    config.num_hidden_layers += layers
-    config._attn_implementation = "eager"
-    bigger = LlamaForCausalLM(config)
-    bigger.load_state_dict(model.state_dict(), strict=False)
-    last = model.model.layers[-1]
-    for layer in bigger.model.layers[len(model.model.layers) :]:
-        layer.load_state_dict(last.state_dict())
+    bigger = deepcopy(model)
+    for place in range(len(model.model.layers), len(model.model.layers) + layers):
+        layer = deepcopy(model.model.layers[-1])
+        layer.self_attn.layer_idx = place
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+        bigger.model.layers.append(layer)
+    bigger.config.num_hidden_layers += layers
     return bigger
 
 

@@ -45,11 +45,15 @@ Pool = list[tuple[Item, int, list[Sample]]]
 """A problem, a seed, and its samples in the order in which they were numbered."""
 
 
+Truth = list[list[list[bool]]]
+"""Of every sample's every step, whether it is right."""
+
+
 class Judged(NamedTuple):
     """A reward model's scores of all steps of a pool, beside the truth."""
 
     scores: list[list[list[float]]]
-    truth: list[list[list[bool]]]
+    truth: Truth
 
 
 def read_pool(folder: File) -> tuple[Settings, Pool]:
@@ -72,21 +76,26 @@ def read_pool(folder: File) -> tuple[Settings, Pool]:
     ]
 
 
-def judged(pool: Pool, model: RewardModel, most: int) -> Judged:
-    """Score and check every step of each pool's first samples, `most` of them, saying how far it is."""
-    scores, truth = [], []
+def checked(pool: Pool) -> Truth:
+    """What the oracle says of every step of a pool."""
+    return [
+        [chain.judge(chain.read(item.problem.messages[0].content), sample.completion.text) for sample in samples]
+        for item, _, samples in pool
+    ]
+
+
+def judged(pool: Pool, truth: Truth, model: RewardModel, most: int) -> Judged:
+    """Score every step of each pool's first samples, `most` of them, saying how far it is."""
+    scores = []
     began = said = time.monotonic()
-    for done, (item, _, recorded) in enumerate(pool, start=1):
-        samples = recorded[:most]
+    for done, (item, _, samples) in enumerate(pool, start=1):
         text = item.problem.messages[0].content
-        problem = chain.read(text)
-        scores.append(model.score(text + "\n", [chain.steps_of(s.completion.text) or ["\n"] for s in samples]))
-        truth.append([chain.judge(problem, sample.completion.text) for sample in samples])
+        scores.append(model.score(text + "\n", [chain.steps_of(s.completion.text) or ["\n"] for s in samples[:most]]))
         now = time.monotonic()
         if now - said > 10:
             said = now
             print(f"{done} of {len(pool)}, {(now - began) / done * (len(pool) - done):.0f} s left", flush=True)
-    return Judged(scores, truth)
+    return Judged(scores, [each[:most] for each in truth])
 
 
 def step_auc(found: Judged) -> float:
@@ -134,14 +143,7 @@ def rows(
             answer = _best(chosen, weights) if best else _vote(chosen, weights)
             tokens = [sample.completion.usage.completion_tokens for sample in chosen]
             spent = sum(flops(policy, prompt, prompt if i else 0, made) for i, made in enumerate(tokens))
-            read = 0
-            if scores is not None and reward:
-                reader = policy.model_copy(update={"parameters": reward})
-                lengths = [
-                    made + 1 + sample.completion.text.count("\n") for made, sample in zip(tokens, chosen, strict=True)
-                ]
-                spent += sum(flops(reader, prompt + more, prompt if i else 0, 0) for i, more in enumerate(lengths))
-                read = prompt + sum(lengths)
+            read, reading = _reading(policy, reward, chosen) if reward else (0, 0.0)
             yield Row(
                 cell=Cell(method=label, unit="samples", amount=n),
                 seed=seed,
@@ -158,12 +160,21 @@ def rows(
                 verifier_tokens=read,
                 seconds=0.0,
                 usd=None,
-                flops=spent,
+                flops=spent + reading,
                 kv_token_steps=sum(sample.completion.usage.kv_token_steps for sample in chosen),
                 finished=sum(sample.completion.finish == "stop" for sample in chosen),
                 truncated=sum(sample.completion.finish != "stop" for sample in chosen),
                 failed=0,
             )
+
+
+def _reading(policy: ModelInfo, reward: int, samples: Sequence[Sample]) -> tuple[int, float]:
+    """Tokens and FLOPs of a reward model that reads the prompt once, and each solution with its step tags."""
+    reader = policy.model_copy(update={"parameters": reward})
+    prompt = samples[0].completion.usage.prompt_tokens
+    lengths = [s.completion.usage.completion_tokens + 1 + s.completion.text.count("\n") for s in samples]
+    spent = sum(flops(reader, prompt + more, prompt if i else 0, 0) for i, more in enumerate(lengths))
+    return prompt + sum(lengths), spent
 
 
 def _best(samples: Sequence[Sample], weights: Sequence[float]) -> str | None:
@@ -194,7 +205,9 @@ def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence
     settings, pool = read_pool(folder)
     policy = settings.model
     claim_folder(out, settings)
-    print(f"{len(pool)} pools of {len(pool[0][2])} samples; right with a false step: {lucky(pool):.1%} of the right")
+    truth = checked(pool)
+    share = lucky(pool, truth)
+    print(f"{len(pool)} pools of {len(pool[0][2])} samples; right with a false step: {share:.1%} of the right")
     measures: dict[str, dict[str, float]] = {}
     with Lines(out / ROWS, Row) as lines, Lines(out / SAMPLES, Sample):
         sure = [[confidence(sample) for sample in samples] for _, _, samples in pool]
@@ -205,7 +218,7 @@ def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence
         ]
         for name in rewards:
             model = RewardModel(MODELS / f"{policy.name}-{name}")
-            found = judged(pool, model, most)
+            found = judged(pool, truth, model, most)
             auc, f1 = step_auc(found), first_error_f1(found)
             measures[name] = {"step_auc": auc, "first_error_f1": f1}
             print(f"{name}: step AUC {auc:.3f}, first-error F1 {f1:.3f}")
@@ -215,22 +228,22 @@ def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence
                     (f"{name}:{how}_weighted", model.parameters, whole, False),
                     (f"{name}:{how}_best", model.parameters, whole, True),
                 ]
-        truth = [
-            [float(all(chain.judge(chain.read(item.problem.messages[0].content), s.completion.text))) for s in samples]
-            for item, _, samples in pool
-        ]
-        ways.append(("oracle_best", 0, truth, True))
+        ways.append(("oracle_best", 0, [[float(all(steps)) for steps in each] for each in truth], True))
         for label, size, scores, best in ways:
             for row in rows(pool, policy, size, label, scores, best):
                 lines.append(row)
     (out / "rewards.json").write_text(json.dumps(measures, indent=2) + "\n", encoding="utf-8")
 
 
-def lucky(pool: Pool) -> float:
+def lucky(pool: Pool, truth: Truth) -> float:
     """The share of right answers that rest on a false step."""
-    right = [(item, sample) for item, _, samples in pool for sample in samples if sample.right]
-    false = sum(not all(chain.judge(chain.read(i.problem.messages[0].content), s.completion.text)) for i, s in right)
-    return false / max(1, len(right))
+    right = [
+        steps
+        for (_, _, samples), each in zip(pool, truth, strict=True)
+        for sample, steps in zip(samples, each, strict=True)
+        if sample.right
+    ]
+    return sum(not all(steps) for steps in right) / max(1, len(right))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from evals.claims import Claim, Claims, read_claims, verdict
 from evals.claims import main as judge_claims
 from evals.records import ROWS, SAMPLES, Lines, Row, Sample, Settings, claim_folder
 from evals.report import Section
-from evals.runs.lab_rewards import Judged, first_error_f1, first_false, lucky, read_pool, rows, step_auc
+from evals.runs.lab_rewards import Judged, checked, first_error_f1, first_false, lucky, read_pool, rows, step_auc
 from evals.suites import SUITES, Item
 from tts.backends.fake import FAKE
 from tts.cost import flops
@@ -67,7 +67,7 @@ def test_a_recorded_pool_finds_its_problems_again(tmp_path: Path) -> None:
     assert settings == SETTINGS
     assert [len(samples) for _, _, samples in pool] == [3, 3]
     assert all(samples[0].answer == item.reference for item, _, samples in pool)
-    assert lucky(pool) == 0.0
+    assert lucky(pool, checked(pool)) == 0.0
 
 
 def test_a_pool_of_problems_that_the_suite_no_longer_has_is_refused(

@@ -126,6 +126,14 @@ def test_failures_are_listed_and_when_all_fail_the_exit_code_says_so(problems: s
     assert "connection refused" not in result.stdout
 
 
+def test_a_run_without_a_folder_of_its_own_is_named_after_suite_and_split(
+    problems: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tts("eval", "gsm8k", "--data", problems, *FAKE, "--tokens", "80", "--strategy", "single").exit_code == 0
+    assert (tmp_path / "runs" / "gsm8k-test" / ROWS).is_file()
+
+
 def test_an_interrupted_run_says_that_it_can_go_on(problems: str, tmp_path: Path) -> None:
     code = "from service.cli import main; main()"
     command = [sys.executable, "-c", code, "eval", "gsm8k", "--data", problems, "--backend", "fake:tests.handlers:slow"]

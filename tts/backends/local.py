@@ -48,16 +48,17 @@ class LocalBackend:
         folder = weights.folder_of(file, notice)
         config = weights.read_config(folder)
         self._prompter = Prompter(folder)
-        self._model = weights.load_model(folder, config, _device())
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = weights.load_model(folder, config, device)
         self.info = _info(self._model, weights.EMBEDDED_NAME if source is None else file.stem, folder)
         stop_ids = _stop_ids(self._model, self._prompter)
         self._vocabulary: int = self._model.get_input_embeddings().num_embeddings
-        small = self.info.parameters < SMALL and _device() == "cpu"
+        small = self.info.parameters < SMALL
         cores = torch.get_num_threads()
-        lanes = min(cores, LANES) if small else 1
         rows = max_rows or (MAX_ROWS_OF_SMALL if small else MAX_ROWS)
+        lanes = min(cores, LANES, rows) if small and device == "cpu" else 1
         self._lanes = [
-            Lane(self.info.name, Batch(self._model, stop_ids, self._text), -(-rows // lanes), cores // lanes)
+            Lane(self.info.name, Batch(self._model, stop_ids, self._text), rows // lanes, cores // lanes)
             for _ in range(lanes)
         ]
 
@@ -91,10 +92,6 @@ class LocalBackend:
 
     def _text(self, row: Row) -> str:
         return self._prompter.decode(row.ids, row.prompt)
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _info(model: Any, name: str, folder: File) -> ModelInfo:

@@ -58,10 +58,10 @@ class Prompter:
         """The ids of a caller's or model's text, none of them special."""
         found = self._text_tokenizer.encode(text, add_special_tokens=False)
         ids: list[int] = found.ids
-        # Also what a tokenizer does not know: it becomes one of the special ids.
-        forged = {text[begin:end] for i, (begin, end) in zip(ids, found.offsets, strict=True) if i in self._special}
+        forged = self._special.intersection(ids)  # also by what a tokenizer does not know, if it calls that special
         if forged:
-            spelled = ", ".join(map(repr, sorted(forged)))
+            pieces = {text[begin:end] for i, (begin, end) in zip(ids, found.offsets, strict=True) if i in forged}
+            spelled = ", ".join(map(repr, sorted(pieces)))
             raise UsageError(f"this tokenizer cannot spell {spelled} as plain text; take it out of the text")
         return ids
 

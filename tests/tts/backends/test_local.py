@@ -247,3 +247,20 @@ def test_the_jobs_of_a_small_model_share_the_cores_without_sharing_a_batch(folde
     assert {each.usage.cached_tokens for each in together} == {0}  # every job pays its own prompt
     assert sum(lane.generated > 0 for lane in backend._lanes) == min(threads, LANES)
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_no_more_rows_are_decoded_at_once_than_there_may_be(folder: Path, rows: int) -> None:
+    backend = LocalBackend(folder, max_rows=rows)
+    seen = 0
+
+    async def main() -> None:
+        nonlocal seen
+        calls = [asyncio.create_task(backend.generate(replace(request(most=20), id=f"{i}:0;"))) for i in range(12)]
+        while not all(call.done() for call in calls):
+            seen = max(seen, sum(len(lane.running) for lane in backend._lanes))
+            await asyncio.sleep(0)
+        await asyncio.gather(*calls)
+
+    asyncio.run(main())
+    assert 1 <= seen <= rows

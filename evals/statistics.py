@@ -31,12 +31,12 @@ class Estimate(NamedTuple):
 def mean_by_problem(values: Mapping[str, Sequence[float]]) -> Estimate:
     """The mean over problems of each problem's mean over seeds, with a percentile bootstrap by problem: the seeds of
     one problem are not independent observations. Values by problem id."""
-    return _bootstrapped(np.array([np.mean(each) for each in values.values()]))
+    return _bootstrapped(np.array([np.mean(values[p]) for p in sorted(values)]))
 
 
 def paired_difference(ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> Estimate:
     """Ours minus theirs, over the problems that both have, resampled as pairs."""
-    shared = [problem for problem in ours if problem in theirs]
+    shared = sorted(ours.keys() & theirs.keys())
     return _bootstrapped(np.array([np.mean(ours[p]) - np.mean(theirs[p]) for p in shared]))
 
 

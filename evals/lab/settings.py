@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path as File
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tts.cost import one_line
 from tts.errors import UsageError
@@ -36,6 +36,7 @@ class Settings(BaseModel):
 class PolicySettings(Settings):
     """A Llama from random weights, taught by a task's own solutions, the hardest of them only after `curriculum`."""
 
+    kind: Literal["policy"]
     hidden: int
     layers: int
     intermediate: int
@@ -45,23 +46,38 @@ class PolicySettings(Settings):
     curriculum: Share = 0.3
 
 
-class RewardSettings(Settings):
-    """A policy's weights under `new_layers` of its own, taught to answer `+` or `-` after each step of `rollouts`'
-    solutions. `flipped` labels are turned round at random; `shuffled` ones belong to other steps and teach nothing but
-    the form."""
+class CorrectorSettings(Settings):
+    """A policy's weights under `new_layers` of its own, taught to find errors in a task's solutions and to say what
+    should stand there. The errors are made at random: a share `replaced` of the symbols, and of the lists of needed
+    quantities a share `shortened`."""
 
+    kind: Literal["corrector"]
     policy: str
-    rollouts: str
     new_layers: int = 2
+    replaced: Share = 0.04
+    shortened: Share = 0.1
+    curriculum: Share = 0.3
+
+
+class RewardSettings(Settings):
+    """A corrector's weights, taught to answer `+` or `-` after each step of `rollouts`' solutions. `flipped` labels are
+    turned round at random; `shuffled` ones belong to other steps and teach nothing but the form."""
+
+    kind: Literal["reward"]
+    corrector: str
+    rollouts: str
     flipped: Share = 0.0
     shuffled: bool = False
 
 
-def read_settings(folder: File) -> PolicySettings | RewardSettings:
+AnySettings = PolicySettings | CorrectorSettings | RewardSettings
+_ANY: TypeAdapter[AnySettings] = TypeAdapter(Annotated[AnySettings, Field(discriminator="kind")])
+
+
+def read_settings(folder: File) -> AnySettings:
     """The settings of the model in a folder."""
     file = folder / "training.toml"
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-        return (RewardSettings if "policy" in table else PolicySettings).model_validate(table)
+        return _ANY.validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
         raise UsageError(f"cannot read the training settings in {file}: {one_line(error)}") from error

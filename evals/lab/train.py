@@ -2,9 +2,10 @@
 
     python -m evals.lab.train evals/lab/models/chain-2m
 
-reads `training.toml` in that folder and fills it with the model: a policy that learns a task's solutions, or a reward
-model that starts from a policy and learns what `evals.lab.rollouts` found out about solutions. What has to survive an
-interruption lies in `DIR/.training`; the same command goes on from there.
+reads `training.toml` in that folder and fills it with the model: a policy that learns a task's solutions; a corrector
+that starts from a policy and learns to mend solutions; or a reward model that starts from a corrector and learns what
+`evals.lab.rollouts` found out about a policy's solutions. What has to survive an interruption lies in `DIR/.training`;
+the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evals.lab.examples import IGNORED, Example, Policies, Rewards
-from evals.lab.settings import MODELS, PolicySettings, RewardSettings, read_settings
+from evals.lab.examples import IGNORED, Corrections, Example, Policies, Rewards
+from evals.lab.settings import MODELS, AnySettings, CorrectorSettings, PolicySettings, read_settings
 from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, PAD_ID
 from tts.backends.weights import quiet
+from tts.errors import UsageError
 
 POOL = 512
 """Examples drawn together and sorted by length, so that a batch holds little padding."""
@@ -47,7 +49,7 @@ class Training:
         torch.manual_seed(self.settings.seed)
         torch.use_deterministic_algorithms(True)
         settings = self.settings
-        self.source = Rewards(settings) if isinstance(settings, RewardSettings) else Policies(settings)
+        self.source = _source(settings)
         self.model = build(settings)
         self.weights = torch.ones(self.model.config.vocab_size)
         for token, weight in self.source.weights.items():
@@ -156,15 +158,30 @@ class Training:
         self.done, self.pool, self.batch, self.start, self.seconds = state["place"]
 
 
-def build(settings: PolicySettings | RewardSettings) -> LlamaForCausalLM:
-    """A policy's random weights, or for a reward model those of its policy, grown."""
+def _source(settings: AnySettings) -> Policies | Corrections | Rewards:
+    if isinstance(settings, PolicySettings):
+        return Policies(settings)
+    return Corrections(settings) if isinstance(settings, CorrectorSettings) else Rewards(settings)
+
+
+def build(settings: AnySettings) -> LlamaForCausalLM:
+    """A policy's random weights; those of its policy, grown, for a corrector; those of its corrector for a reward
+    model."""
+    if isinstance(settings, CorrectorSettings):
+        return grown(_load(settings.policy), settings.new_layers)
+    return _random(settings) if isinstance(settings, PolicySettings) else _load(settings.corrector)
+
+
+def _load(name: str) -> LlamaForCausalLM:
+    folder = MODELS / name
+    if not (folder / "model.safetensors").is_file():
+        raise UsageError(f"{name} has no weights yet: python -m evals.lab.train {folder}")
+    with quiet():
+        return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+
+
+def _random(settings: PolicySettings) -> LlamaForCausalLM:
     # Sequences are short: plain attention trains twice as fast on a CPU as the fused kernel.
-    if isinstance(settings, RewardSettings):
-        with quiet():
-            policy = LlamaForCausalLM.from_pretrained(
-                MODELS / settings.policy, dtype=torch.float32, attn_implementation="eager"
-            )
-        return grown(policy, settings.new_layers)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(ALPHABETS[settings.task].tokens),

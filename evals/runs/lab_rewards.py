@@ -169,10 +169,10 @@ def rows(
 
 
 def _reading(policy: ModelInfo, reward: int, samples: Sequence[Sample]) -> tuple[int, float]:
-    """Tokens and FLOPs of a reward model that reads the prompt once, and each solution with its step tags."""
+    """Tokens and FLOPs of a reward model that reads the prompt once, and each solution to the end of its last line."""
     reader = policy.model_copy(update={"parameters": reward})
     prompt = samples[0].completion.usage.prompt_tokens
-    lengths = [s.completion.usage.completion_tokens + 1 + s.completion.text.count("\n") for s in samples]
+    lengths = [sample.completion.usage.completion_tokens for sample in samples]
     spent = sum(flops(reader, prompt + more, prompt if i else 0, 0) for i, more in enumerate(lengths))
     return prompt + sum(lengths), spent
 

@@ -92,8 +92,8 @@ def test_scores_turn_a_vote_and_are_paid_for(tmp_path: Path) -> None:
     two = flops(FAKE, 50, 0, 20) + flops(FAKE, 50, 50, 21)
     assert plain[1].flops == two
     reader = FAKE.model_copy(update={"parameters": 1000})
-    assert weighted[1].flops == two + flops(reader, 50 + 21, 0, 0) + flops(reader, 50 + 22, 50, 0)
-    assert (plain[1].verifier_tokens, weighted[1].verifier_tokens) == (0, 50 + 21 + 22)
+    assert weighted[1].flops == two + flops(reader, 50 + 20, 0, 0) + flops(reader, 50 + 21, 50, 0)
+    assert (plain[1].verifier_tokens, weighted[1].verifier_tokens) == (0, 50 + 20 + 21)
 
 
 def test_a_claim_is_tested_by_problem_at_equal_compute(tmp_path: Path) -> None:

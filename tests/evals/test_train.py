@@ -13,10 +13,21 @@ torch = pytest.importorskip("torch", reason="the local backend's extra is not in
 
 from transformers import LlamaForCausalLM  # noqa: E402
 
-from evals.lab import examples, settings  # noqa: E402
-from evals.lab.examples import BAD, GOOD, IGNORED, TAG, Example, Rewards, policy_example, tagged  # noqa: E402
+from evals.lab import chain, examples, settings  # noqa: E402
+from evals.lab.chain import Chain  # noqa: E402
+from evals.lab.examples import (  # noqa: E402
+    BAD,
+    GOOD,
+    IGNORED,
+    TAG,
+    Corrections,
+    Example,
+    Rewards,
+    policy_example,
+    tagged,
+)
 from evals.lab.reward import RewardModel  # noqa: E402
-from evals.lab.settings import RewardSettings, read_settings  # noqa: E402
+from evals.lab.settings import CorrectorSettings, RewardSettings, read_settings  # noqa: E402
 from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, PAD_ID  # noqa: E402
 from evals.lab.train import Training, grown, packed, tensors  # noqa: E402
 from tts.backends.local import LocalBackend  # noqa: E402
@@ -25,6 +36,7 @@ from tts.errors import UsageError  # noqa: E402
 CHAIN = ALPHABETS["chain"]
 encode = CHAIN.encode
 POLICY = """
+kind = "policy"
 task = "chain"
 seed = 3
 tokens = 60_000
@@ -35,13 +47,22 @@ intermediate = 32
 heads = 2
 kv_heads = 1
 """
+CORRECTOR = """
+kind = "corrector"
+task = "chain"
+seed = 3
+tokens = 20_000
+batch_tokens = 2048
+policy = "policy"
+"""
 REWARD = """
+kind = "reward"
 task = "chain"
 seed = 3
 tokens = 80_000
 batch_tokens = 512
 learning_rate = 1e-2
-policy = "policy"
+corrector = "corrector"
 rollouts = "policy"
 """
 
@@ -155,7 +176,7 @@ def models(policy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def drawn(**fields: Any) -> list[tuple[str, bool]]:
     """Every step of which a verdict is taught, with the verdict."""
-    base = {"task": "chain", "seed": 3, "tokens": 1, "policy": "policy", "rollouts": "policy"}
+    base = {"kind": "reward", "task": "chain", "seed": 3, "tokens": 1, "corrector": "none", "rollouts": "policy"}
     source = Rewards(RewardSettings.model_validate({**base, **fields}))
     found = []
     counted = {GOOD: 0.0, BAD: 0.0}
@@ -164,7 +185,7 @@ def drawn(**fields: Any) -> list[tuple[str, bool]]:
             if target != IGNORED:
                 assert example.ids[i] == TAG
                 assert target in (GOOD, BAD)
-                first = example.ids[i - 4]
+                first = example.ids[i - 3]
                 found.append(("abc"[first - encode("a")[0]], target == GOOD))
                 counted[target] += source.weights[target]
     assert counted[GOOD] == pytest.approx(counted[BAD], rel=0.2)
@@ -192,8 +213,53 @@ def test_flipped_labels_are_wrong_as_often_as_asked_and_shuffled_ones_tell_nothi
     assert abs(shares[0] - shares[1]) < 0.2
 
 
-def test_a_reward_model_starts_from_its_policy_and_learns_to_tell_steps_apart(models: Path) -> None:
+def corrections(**fields: float) -> list[tuple[Chain, list[list[tuple[int, int]]]]]:
+    """Problems, and the lines of a solution with errors: every symbol with what is taught there."""
+    base = {"kind": "corrector", "task": "chain", "seed": 3, "tokens": 1, "policy": "policy"}
+    source = Corrections(CorrectorSettings.model_validate({**base, **fields}))
+    found = []
+    for example in source.draw(random.Random(1), 40, 1.0):
+        read = example.targets.count(IGNORED)
+        lines: list[list[tuple[int, int]]] = [[]]
+        for pair in zip(example.ids[read:], example.targets[read:], strict=True):
+            lines[-1].append(pair)
+            if pair[0] == TAG:
+                lines.append([])
+        found.append((chain.read("".join(CHAIN.tokens[i] for i in example.ids[1 : read - 1])), lines[:-1]))
+    return found
+
+
+def test_errors_are_taught_with_what_should_stand_there() -> None:
+    wrong = 0
+    for problem, lines in corrections(replaced=0.2, shortened=0.0):
+        for line in lines:
+            *symbols, (end, verdict) = line
+            assert end == TAG
+            assert verdict == (GOOD if all(wanted == GOOD for _, wanted in symbols) else BAD)
+            wrong += verdict == BAD
+        mended = [[read if wanted == GOOD else wanted for read, wanted in line[:-1]] for line in lines]
+        assert "\n".join("".join(CHAIN.tokens[i] for i in line) for line in mended) == "".join(problem.steps)
+    assert wrong > 50
+
+
+def test_a_list_that_ends_too_early_lacks_a_name_which_is_then_not_computed() -> None:
+    for problem, lines in corrections(replaced=0.0, shortened=1.0):
+        missing = [wanted for line in lines for read, wanted in line if read != TAG and wanted != GOOD]
+        assert {read for line in lines for read, wanted in line if wanted not in (GOOD, BAD)} <= set(encode(":"))
+        assert all(CHAIN.tokens[name] in problem.values for name in missing)
+        assert not {line[0][0] for line in lines if line[1][0] == encode("=")[0]} & set(missing)
+    assert all(
+        wanted == GOOD for _, lines in corrections(replaced=0.0, shortened=0.0) for x in lines for _, wanted in x
+    )
+
+
+def test_a_reward_model_starts_from_a_corrector_and_learns_to_tell_steps_apart(models: Path) -> None:
     folder = written(models / "reward", REWARD)
+    with pytest.raises(UsageError, match=r"corrector has no weights yet: python -m evals\.lab\.train"):
+        Training(folder)
+    corrector = written(models / "corrector", CORRECTOR)
+    Training(corrector).run()
+    assert losses(corrector)[-1] < losses(corrector)[0]
     Training(folder).run()
     good, bad, again = RewardModel(folder).score("a?\n", [["a=1\n", "a=2"], ["b=1\n"], ["a=1\n", "a=2"]])
     assert (len(good), len(bad)) == (2, 1)
@@ -201,7 +267,7 @@ def test_a_reward_model_starts_from_its_policy_and_learns_to_tell_steps_apart(mo
     assert again == good
 
 
-def test_a_reward_model_begins_as_the_function_that_its_policy_is(policy: Path) -> None:
+def test_a_corrector_begins_as_the_function_that_its_policy_is(policy: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(policy, dtype=torch.float32, attn_implementation="eager")
     ids = torch.tensor([tagged("a?\n", ["a=1"])])
     bigger = grown(model, 2)
@@ -221,6 +287,6 @@ def test_scores_do_not_depend_on_what_else_is_scored(policy: Path) -> None:
 
 
 def test_rollouts_that_were_never_made_are_asked_for(models: Path) -> None:
-    reward = RewardSettings(task="chain", seed=1, tokens=1, policy="policy", rollouts="nobody")
+    reward = RewardSettings(kind="reward", task="chain", seed=1, tokens=1, corrector="none", rollouts="nobody")
     with pytest.raises(UsageError, match=r"python -m evals\.lab\.rollouts"):
         Rewards(reward)

@@ -47,13 +47,12 @@ class PolicySettings(Settings):
 
 
 class CorrectorSettings(Settings):
-    """A policy's weights under `new_layers` of its own, taught to find errors in a task's solutions and to say what
-    should stand there. The errors are made at random: a share `replaced` of the symbols, and of the lists of needed
-    quantities a share `shortened`."""
+    """A policy's weights, taught to find errors in a task's solutions and to say what should stand there. The errors
+    are made at random: in a share `replaced` of the symbols, and by ending a share `shortened` of the lists of needed
+    quantities too early."""
 
     kind: Literal["corrector"]
     policy: str
-    new_layers: int = 2
     replaced: Share = 0.04
     shortened: Share = 0.1
     curriculum: Share = 0.3

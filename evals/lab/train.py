@@ -16,7 +16,6 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path as File
 from typing import Any
 
@@ -165,11 +164,10 @@ def _source(settings: AnySettings) -> Policies | Corrections | Rewards:
 
 
 def build(settings: AnySettings) -> LlamaForCausalLM:
-    """A policy's random weights; those of its policy, grown, for a corrector; those of its corrector for a reward
-    model."""
-    if isinstance(settings, CorrectorSettings):
-        return grown(_load(settings.policy), settings.new_layers)
-    return _random(settings) if isinstance(settings, PolicySettings) else _load(settings.corrector)
+    """Random weights for a policy, for the others those of the model that they start from."""
+    if isinstance(settings, PolicySettings):
+        return _random(settings)
+    return _load(settings.policy if isinstance(settings, CorrectorSettings) else settings.corrector)
 
 
 def _load(name: str) -> LlamaForCausalLM:
@@ -198,21 +196,6 @@ def _random(settings: PolicySettings) -> LlamaForCausalLM:
             attn_implementation="eager",
         )
     )
-
-
-def grown(model: LlamaForCausalLM, layers: int) -> LlamaForCausalLM:
-    """The same function with more layers on top: copies of the last one that add nothing until they are trained (Wu et
-    al. 2024, "LLaMA Pro", section 3.2). What a policy expects next is complete only after its last layer, where no
-    later token can look; the new layers can, and compare it with what came."""
-    bigger = deepcopy(model)
-    for place in range(len(model.model.layers), len(model.model.layers) + layers):
-        layer = deepcopy(model.model.layers[-1])
-        layer.self_attn.layer_idx = place
-        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
-        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
-        bigger.model.layers.append(layer)
-    bigger.config.num_hidden_layers += layers
-    return bigger
 
 
 def _optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:

@@ -11,7 +11,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the local backend's extra is not installed")
 
-from transformers import LlamaForCausalLM  # noqa: E402
 
 from evals.lab import chain, examples, settings  # noqa: E402
 from evals.lab.chain import Chain  # noqa: E402
@@ -29,7 +28,7 @@ from evals.lab.examples import (  # noqa: E402
 from evals.lab.reward import RewardModel  # noqa: E402
 from evals.lab.settings import CorrectorSettings, RewardSettings, read_settings  # noqa: E402
 from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, PAD_ID  # noqa: E402
-from evals.lab.train import Training, grown, packed, tensors  # noqa: E402
+from evals.lab.train import Training, packed, tensors  # noqa: E402
 from tts.backends.local import LocalBackend  # noqa: E402
 from tts.errors import UsageError  # noqa: E402
 
@@ -265,16 +264,6 @@ def test_a_reward_model_starts_from_a_corrector_and_learns_to_tell_steps_apart(m
     assert (len(good), len(bad)) == (2, 1)
     assert min(good) > 0.5 > bad[0]
     assert again == good
-
-
-def test_a_corrector_begins_as_the_function_that_its_policy_is(policy: Path) -> None:
-    model = LlamaForCausalLM.from_pretrained(policy, dtype=torch.float32, attn_implementation="eager")
-    ids = torch.tensor([tagged("a?\n", ["a=1"])])
-    bigger = grown(model, 2)
-    assert torch.equal(bigger(ids).logits, model(ids).logits)
-    assert bigger.config.num_hidden_layers == model.config.num_hidden_layers + 2
-    bigger(ids).logits.sum().backward()
-    assert all(layer.mlp.down_proj.weight.grad.abs().sum() > 0 for layer in bigger.model.layers)
 
 
 def test_scores_do_not_depend_on_what_else_is_scored(policy: Path) -> None:

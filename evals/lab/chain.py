@@ -76,12 +76,13 @@ class Chain:
     def orders(self) -> list[list[str]]:
         """For each query, what has to be computed for it, in order; nothing twice."""
         done: set[str] = set()
-        orders = []
-        for query in self.queries:
-            order: list[str] = []
-            self._visit(query, done, order)
-            orders.append(order)
-        return orders
+        return [self.order(query, done) for query in self.queries]
+
+    def order(self, name: str, done: set[str]) -> list[str]:
+        """What has to be computed for one quantity, in order, `done` excepted, to which it is added."""
+        found: list[str] = []
+        self._visit(name, done, found)
+        return found
 
     @cached_property
     def values(self) -> dict[str, str]:

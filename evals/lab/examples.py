@@ -1,15 +1,20 @@
-"""What lab models are shown: token ids, and the ids they should answer with."""
+"""What lab models are shown, token ids and the ids they should answer with, and what a wrong answer costs them."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from evals.lab import chain, countdown
+from evals.lab.chain import Chain
 from evals.lab.settings import MODELS, CorrectorSettings, PolicySettings, RewardSettings
 from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, STEP_TAG, Alphabet
 from tts.errors import UsageError
@@ -21,6 +26,8 @@ GOOD, BAD, TAG = (_CHAIN.encode(symbol)[0] for symbol in ("+", "-", STEP_TAG))
 _NAMES = frozenset(_CHAIN.encode(chain.NAMES))
 _NUMBERS = [_CHAIN.encode(str(each))[0] for each in range(chain.MODULUS)]
 _LIST_ENDS = _CHAIN.encode(":")[0]
+_COMMON = 0.1
+"""What a `+` counts beside a correction."""
 
 
 class Example(NamedTuple):
@@ -46,7 +53,7 @@ def policy_example(alphabet: Alphabet, prompt: str, solution: str) -> Example:
 
 
 def tagged(prompt: str, steps: Sequence[str]) -> list[int]:
-    """A solution as a reward model reads it: the last step too ends with the tag, where its verdict is due."""
+    """A solution as a reward model reads it: the last line too is ended."""
     text = "".join(steps)
     return [BOS_ID, *_CHAIN.encode(prompt + text), *([TAG] if text and not text.endswith(STEP_TAG) else [])]
 
@@ -56,14 +63,16 @@ class Policies:
     """A task's problems without end."""
 
     settings: PolicySettings
-    weights: ClassVar[Mapping[int, float]] = {}
-    """What an id counts where it is not 1."""
 
     def draw(self, rng: random.Random, count: int, progress: float) -> Iterator[Example]:
         """Examples for a training that far on its way (0 to 1)."""
         curriculum = min(1.0, progress / self.settings.curriculum) if self.settings.curriculum else 1.0
         for _ in range(count):
             yield policy_example(ALPHABETS[self.settings.task], *TASKS[self.settings.task](rng, curriculum))
+
+    def loss(self, logits: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Nats per target; [examples, longest, vocabulary] logits, [examples, longest] ids."""
+        return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 class Corrections:
@@ -73,9 +82,6 @@ class Corrections:
     A verdict alone, be it exact, hardly teaches a small network to compare what it reads with what it would have
     written itself. To say what should have been written, it has to.
     """
-
-    weights: ClassVar[Mapping[int, float]] = {GOOD: 0.1}
-    """Most symbols are right."""
 
     def __init__(self, settings: CorrectorSettings) -> None:
         self._settings = settings
@@ -87,22 +93,28 @@ class Corrections:
             prompt, solution = chain.training_pair(rng, curriculum)
             yield self._with_errors(rng, prompt, chain.steps_of(solution))
 
+    def loss(self, logits: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Nats per target, of which a `+` counts little: most symbols are right."""
+        weights = torch.ones(logits.shape[-1])
+        weights[GOOD] = _COMMON
+        return cross_entropy(logits.flatten(0, 1), targets.flatten(), weights, ignore_index=IGNORED)
+
     def _with_errors(self, rng: random.Random, prompt: str, steps: Sequence[str]) -> Example:
+        problem = chain.read(prompt.rstrip())
         ids = tagged(prompt, [])
         targets = [IGNORED] * len(ids)
         names = sorted(_NAMES.intersection(ids))
-        forgotten: set[int] = set()
+        never: set[int] = set()
         for step in steps:
             right = tagged("", [step])[1:-1]
-            if right[0] in forgotten:
-                continue  # its equation is never written either
-            kept = len(right)
-            if _LIST_ENDS in right[2:] and rng.random() < self._settings.shortened:
-                kept = max(2, kept - rng.randint(1, 2))
-                forgotten.update(right[kept - 1 : -1])
-            written = [*right[: kept - 1], right[-1]]
-            written = [self._misread(rng, each, names) for each in written]
-            verdicts = [GOOD if a == b else b for a, b in zip(written, right, strict=False)]
+            if right[0] in never:
+                continue  # a quantity that no list names is not computed either
+            if right[-1] == _LIST_ENDS and rng.random() < self._settings.strayed:
+                written, verdicts = self._astray(rng, problem, right, names)
+                never.update(set(right) - set(written))
+            else:
+                written = [self._misread(rng, each, names) for each in right]
+                verdicts = [GOOD if a == b else b for a, b in zip(written, right, strict=True)]
             ids += [*written, TAG]
             targets += [*verdicts, GOOD if set(verdicts) == {GOOD} else BAD]
         return Example(ids, targets)
@@ -116,31 +128,68 @@ class Corrections:
                 return rng.choice(names)
         return symbol
 
+    def _astray(
+        self, rng: random.Random, problem: Chain, right: Sequence[int], names: Sequence[int]
+    ) -> tuple[list[int], list[int]]:
+        """A list of needed quantities that is right up to some place, and there ends or follows another quantity's
+        definitions; nobody knows what should stand after that place."""
+        place = rng.randint(1, len(right) - 1)
+        begun = [_CHAIN.tokens[each] for each in right[:place]]
+        tail: list[int] = []
+        if place == len(right) - 1 or rng.random() < 0.5:
+            other = _CHAIN.tokens[rng.choice([each for each in names if each != right[place]])]
+            listed = "".join(reversed(problem.order(other, set(begun) - {other})))
+            tail = _CHAIN.encode(listed[: rng.randint(1, len(listed))])
+        written = [*right[:place], *tail, _LIST_ENDS]
+        return written, [*[GOOD] * place, right[place], *[IGNORED] * (len(written) - place - 1)]
+
 
 class Rewards:
-    """Labelled solutions. Both verdicts count as much in all, though `+` is many times as frequent: `weights`."""
+    """Labelled solutions. A line is taught to be as good as all its symbols, `log_good`: Monte Carlo tells which line
+    goes wrong and not where in it, and a symbol can be judged by what is near. Both verdicts count as much in all,
+    though right lines are many times as frequent."""
 
     def __init__(self, settings: RewardSettings) -> None:
         rollouts = read_rollouts(MODELS / settings.rollouts)
         labels = [_labels(rollout) for rollout in rollouts]
         rng = random.Random(f"labels/{settings.seed}")
         labels = [[not y if rng.random() < settings.flipped else y for y in each] for each in labels]
+        mixed = [y for each in labels for y in each]
         if settings.shuffled:
-            mixed = [y for each in labels for y in each]
             rng.shuffle(mixed)
-            labels = [[mixed.pop() for _ in each] for each in labels]
+            rest = iter(mixed)
+            labels = [[next(rest) for _ in each] for each in labels]
         self._known = list(zip(rollouts, labels, strict=True))
-        good = sum(sum(each) for each in labels)
-        bad = sum(len(each) for each in labels) - good
-        self.weights = {GOOD: (good + bad) / (2 * max(1, good)), BAD: (good + bad) / (2 * max(1, bad))}
+        self._weights = [len(mixed) / (2 * max(1, mixed.count(verdict))) for verdict in (False, True)]
 
     def draw(self, rng: random.Random, count: int, progress: float) -> Iterator[Example]:
-        """Random solutions with a verdict after each step."""
+        """Random solutions; at every symbol, the verdict on its line."""
         for rollout, labels in rng.choices(self._known, k=count):
-            ids = tagged(rollout.prompt, rollout.steps[: len(labels)])
-            read, verdicts = len(tagged(rollout.prompt, [])), iter(labels)
-            wanted = [(GOOD if next(verdicts) else BAD) if i == TAG else IGNORED for i in ids[read:]]
-            yield Example(ids, [*[IGNORED] * read, *wanted])
+            ids = tagged(rollout.prompt, [])
+            targets = [IGNORED] * len(ids)
+            for step, good in zip(rollout.steps, labels, strict=False):
+                line = tagged("", [step])[1:]
+                ids += line
+                targets += [GOOD if good else BAD] * len(line)
+            yield Example(ids, targets)
+
+    def loss(self, logits: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Nats per verdict."""
+        judged = targets != IGNORED
+        ends = judged & (inputs == TAG)
+        said = log_good(logits, judged, ends).clamp(max=-1e-4)  # a line without any doubt has no gradient
+        wrong, right = self._weights
+        costs = torch.where(targets[ends] == GOOD, -said * right, -torch.log(-torch.expm1(said)) * wrong)
+        return costs.mean()
+
+
+def log_good(logits: Tensor, judged: Tensor, ends: Tensor) -> Tensor:
+    """The log-probability that a line is right, which is that of `+` after each of its symbols. [rows, length,
+    vocabulary] logits, and [rows, length] masks of the symbols to be judged and of the line ends among them; one value
+    per end, row by row."""
+    so_far = (logits.log_softmax(-1)[..., GOOD] * judged).cumsum(-1)
+    begun = so_far.new_zeros(1)
+    return torch.cat([row[end].diff(prepend=begun) for row, end in zip(so_far, ends, strict=True)])
 
 
 def read_rollouts(folder: File) -> list[Rollout]:

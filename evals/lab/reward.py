@@ -1,4 +1,4 @@
-"""A lab reward model at work: the chance of `+` at each step tag, for all solutions to a problem at once."""
+"""A lab reward model at work: how likely each line is right, for all solutions to a problem at once."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from transformers import DynamicCache
 
-from evals.lab.examples import BAD, GOOD, TAG, tagged
+from evals.lab.examples import TAG, log_good, tagged
 from evals.lab.tokens import PAD_ID
 from tts.backends import weights
 
 
 class RewardModel:
-    """A causal language model that answers `+` or `-` at a step tag, read as Math-Shepherd reads its own: a softmax
-    over the two, of which `+` counts (Wang et al. 2024)."""
+    """A causal language model whose next symbol is `+` where what it has read is right. A line's score is the product
+    of the chances of `+` after each of its symbols."""
 
     def __init__(self, folder: File) -> None:
         self._model = weights.load_model(folder, weights.read_config(folder), "cpu")
         self.parameters = sum(each.numel() for each in self._model.parameters())
 
     def score(self, prompt: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """For each solution's steps, the chance of `+` after each. The prompt is read once, and so is a solution that
+        """For each solution's steps, the chance that each is right. The prompt is read once, and so is a solution that
         comes more than once."""
         different = sorted({tuple(steps) for steps in solutions}, key=len)
         found = dict(zip(different, self._read(prompt, different), strict=True))
@@ -40,7 +40,7 @@ class RewardModel:
             cache = DynamicCache(config=self._model.config)
             self._model(input_ids=torch.tensor([before]), past_key_values=cache)
             cache.batch_repeat_interleave(len(ids))
-            logits = self._model(input_ids=inputs, past_key_values=cache).logits[..., [GOOD, BAD]].float()
-            good = torch.softmax(logits, dim=-1)[..., 0]
-        for row, each in zip(good, ids, strict=True):
-            yield row[: len(each)][torch.tensor(each) == TAG].tolist()
+            logits = self._model(input_ids=inputs, past_key_values=cache).logits.float()
+            ends = inputs == TAG
+            good = log_good(logits, inputs != PAD_ID, ends).exp()
+        yield from (each.tolist() for each in torch.split(good, ends.sum(-1).tolist()))

@@ -48,18 +48,18 @@ class PolicySettings(Settings):
 
 class CorrectorSettings(Settings):
     """A policy's weights, taught to find errors in a task's solutions and to say what should stand there. The errors
-    are made at random: in a share `replaced` of the symbols, and by ending a share `shortened` of the lists of needed
-    quantities too early."""
+    are made at random: a share `replaced` of the symbols is misread, a share `strayed` of the lists of needed
+    quantities goes wrong at some place, and from there on."""
 
     kind: Literal["corrector"]
     policy: str
     replaced: Share = 0.04
-    shortened: Share = 0.1
+    strayed: Share = 0.3
     curriculum: Share = 0.3
 
 
 class RewardSettings(Settings):
-    """A corrector's weights, taught to answer `+` or `-` after each step of `rollouts`' solutions. `flipped` labels are
+    """A corrector's weights, taught how good the lines of `rollouts`' solutions are. `flipped` labels are
     turned round at random; `shuffled` ones belong to other steps and teach nothing but the form."""
 
     kind: Literal["reward"]

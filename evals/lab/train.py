@@ -23,7 +23,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two trainings side by sid
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evals.lab.examples import IGNORED, Corrections, Example, Policies, Rewards
@@ -50,9 +49,6 @@ class Training:
         settings = self.settings
         self.source = _source(settings)
         self.model = build(settings)
-        self.weights = torch.ones(self.model.config.vocab_size)
-        for token, weight in self.source.weights.items():
-            self.weights[token] = weight
         self.forward = torch.compile(self.model, dynamic=True)
         self.optimizers = _optimizers(self.model, self.settings.learning_rate)
         self.done = self.pool = self.batch = 0
@@ -98,14 +94,14 @@ class Training:
         return packed(examples, self.settings.batch_tokens, rng)
 
     def _step(self, examples: list[Example]) -> float:
-        """Learn from one batch; its loss in nats per learnt token."""
+        """Learn from one batch; its loss in nats per target."""
         inputs, targets = tensors(examples)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * self._pace()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = self.forward(input_ids=inputs, use_cache=False).logits  # type: ignore[no-untyped-call]
-        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), self.weights, ignore_index=IGNORED)
+        loss = self.source.loss(logits.float(), inputs, targets)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:

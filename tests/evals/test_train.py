@@ -22,6 +22,7 @@ from evals.lab.examples import (  # noqa: E402
     Corrections,
     Example,
     Rewards,
+    log_good,
     policy_example,
     tagged,
 )
@@ -173,26 +174,26 @@ def models(policy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return policy.parent
 
 
-def drawn(**fields: Any) -> list[tuple[str, bool]]:
-    """Every step of which a verdict is taught, with the verdict."""
+def rewards(**fields: Any) -> Rewards:
     base = {"kind": "reward", "task": "chain", "seed": 3, "tokens": 1, "corrector": "none", "rollouts": "policy"}
-    source = Rewards(RewardSettings.model_validate({**base, **fields}))
+    return Rewards(RewardSettings.model_validate({**base, **fields}))
+
+
+def drawn(**fields: Any) -> list[tuple[str, bool]]:
+    """Every step of which a verdict is taught, by the name it begins with, and the verdict."""
     found = []
-    counted = {GOOD: 0.0, BAD: 0.0}
-    for example in source.draw(random.Random(1), 400, 0.0):
-        for i, target in enumerate(example.targets):
-            if target != IGNORED:
-                assert example.ids[i] == TAG
-                assert target in (GOOD, BAD)
-                first = example.ids[i - 3]
-                found.append(("abc"[first - encode("a")[0]], target == GOOD))
-                counted[target] += source.weights[target]
-    assert counted[GOOD] == pytest.approx(counted[BAD], rel=0.2)
+    for example in rewards(**fields).draw(random.Random(1), 400, 0.0):
+        read = example.targets.count(IGNORED)
+        assert example.ids[:read] == tagged("a?\n", [])
+        for at in range(read, len(example.ids), 4):
+            assert example.ids[at + 3] == TAG
+            assert example.targets[at : at + 4] in ([GOOD] * 4, [BAD] * 4)
+            found.append(("abc"[example.ids[at] - encode("a")[0]], example.targets[at] == GOOD))
     return found
 
 
 @pytest.mark.usefixtures("models")
-def test_verdicts_count_equally_and_end_with_the_first_hopeless_step() -> None:
+def test_verdicts_end_with_the_first_hopeless_step() -> None:
     taught = drawn()
     assert all(good == (name == "a") for name, good in taught)
     assert {good for _, good in taught} == {True, False}
@@ -212,13 +213,39 @@ def test_flipped_labels_are_wrong_as_often_as_asked_and_shuffled_ones_tell_nothi
     assert abs(shares[0] - shares[1]) < 0.2
 
 
+def test_a_line_is_as_good_as_all_its_symbols() -> None:
+    ids = torch.tensor([[BOS_ID, *encode("a=1\nb=2\n")], [BOS_ID, *encode("a=1\n"), *[PAD_ID] * 4]])
+    judged, ends = (ids != PAD_ID) & (ids != BOS_ID), ids == TAG
+    logits = torch.randn(*ids.shape, 152, generator=torch.Generator().manual_seed(1))
+    chances = logits.softmax(-1)[..., GOOD]
+    found = log_good(logits, judged, ends).exp()
+    for line, value in zip((chances[0, 1:5], chances[0, 5:9], chances[1, 1:5]), found, strict=True):
+        assert float(value) == pytest.approx(float(line.prod()))
+
+
+@pytest.mark.usefixtures("models")
+def test_both_verdicts_count_as_much_in_all() -> None:
+    source = rewards()
+    inputs, targets = tensors(list(source.draw(random.Random(1), 2000, 0.0)))
+    costs = {}
+    for verdict in (GOOD, BAD):
+        logits = torch.zeros(*inputs.shape, 152)
+        logits[..., GOOD] = torch.where(targets == verdict, 4.0, 9.0 if verdict == BAD else 0.0)
+        only = torch.where(targets == verdict, targets, IGNORED)
+        share = float(((targets == verdict) & (inputs == TAG)).sum() / ((targets != IGNORED) & (inputs == TAG)).sum())
+        said = log_good(logits, only != IGNORED, (only != IGNORED) & (inputs == TAG))
+        alone = -said.mean() if verdict == GOOD else -torch.log(-torch.expm1(said)).mean()
+        costs[verdict] = float(source.loss(logits, inputs, only) / alone) * share
+    assert costs[GOOD] == pytest.approx(costs[BAD], rel=0.1) == pytest.approx(0.5, rel=0.1)
+
+
 def corrections(**fields: float) -> list[tuple[Chain, list[list[tuple[int, int]]]]]:
     """Problems, and the lines of a solution with errors: every symbol with what is taught there."""
     base = {"kind": "corrector", "task": "chain", "seed": 3, "tokens": 1, "policy": "policy"}
     source = Corrections(CorrectorSettings.model_validate({**base, **fields}))
     found = []
     for example in source.draw(random.Random(1), 40, 1.0):
-        read = example.targets.count(IGNORED)
+        read = next(i for i, target in enumerate(example.targets) if target != IGNORED)
         lines: list[list[tuple[int, int]]] = [[]]
         for pair in zip(example.ids[read:], example.targets[read:], strict=True):
             lines[-1].append(pair)
@@ -230,7 +257,7 @@ def corrections(**fields: float) -> list[tuple[Chain, list[list[tuple[int, int]]
 
 def test_errors_are_taught_with_what_should_stand_there() -> None:
     wrong = 0
-    for problem, lines in corrections(replaced=0.2, shortened=0.0):
+    for problem, lines in corrections(replaced=0.2, strayed=0.0):
         for line in lines:
             *symbols, (end, verdict) = line
             assert end == TAG
@@ -241,15 +268,27 @@ def test_errors_are_taught_with_what_should_stand_there() -> None:
     assert wrong > 50
 
 
-def test_a_list_that_ends_too_early_lacks_a_name_which_is_then_not_computed() -> None:
-    for problem, lines in corrections(replaced=0.0, shortened=1.0):
-        missing = [wanted for line in lines for read, wanted in line if read != TAG and wanted != GOOD]
-        assert {read for line in lines for read, wanted in line if wanted not in (GOOD, BAD)} <= set(encode(":"))
-        assert all(CHAIN.tokens[name] in problem.values for name in missing)
-        assert not {line[0][0] for line in lines if line[1][0] == encode("=")[0]} & set(missing)
-    assert all(
-        wanted == GOOD for _, lines in corrections(replaced=0.0, shortened=0.0) for x in lines for _, wanted in x
-    )
+def test_a_list_goes_astray_once_and_what_it_lacks_is_not_computed() -> None:
+    lists, (colon, equals) = 0, encode(":=")
+    for problem, lines in corrections(replaced=0.0, strayed=1.0):
+        rights = {step[0]: encode(step[:-1]) for step in problem.steps if step.endswith(":\n")}
+        listed: set[int] = set()
+        for *symbols, (_, verdict) in lines:
+            read, wanted = ([pair[i] for pair in symbols] for i in (0, 1))
+            if colon in read:
+                lists += 1
+                right = rights[CHAIN.tokens[read[0]]]
+                place = next(i for i, each in enumerate(wanted) if each != GOOD)
+                assert (read[:place], wanted[place]) == (right[:place], right[place])
+                assert read[place] != right[place]
+                assert set(wanted[place + 1 :]) <= {IGNORED}
+                assert verdict == BAD
+                listed.update(read)
+            elif read[0] != equals:
+                assert read[0] in listed
+    assert lists > 80
+    faultless = corrections(replaced=0.0, strayed=0.0)
+    assert all(wanted == GOOD for _, lines in faultless for line in lines for _, wanted in line)
 
 
 def test_a_reward_model_starts_from_a_corrector_and_learns_to_tell_steps_apart(models: Path) -> None:

@@ -86,15 +86,20 @@ def checked(pool: Pool) -> Truth:
 
 def judged(pool: Pool, truth: Truth, model: RewardModel, most: int) -> Judged:
     """Score every step of each pool's first samples, `most` of them, saying how far it is."""
-    scores = []
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, (item, _, _) in enumerate(pool):
+        places[item.problem.messages[0].content].append(place)
+    scores: list[list[list[float]]] = [[] for _ in pool]
     began = said = time.monotonic()
-    for done, (item, _, samples) in enumerate(pool, start=1):
-        text = item.problem.messages[0].content
-        scores.append(model.score(text + "\n", [chain.steps_of(s.completion.text) or ["\n"] for s in samples[:most]]))
+    for done, (prompt, shared) in enumerate(places.items(), start=1):  # all seeds of a problem at once
+        read = [[chain.steps_of(s.completion.text) or ["\n"] for s in pool[place][2][:most]] for place in shared]
+        found = iter(model.score(prompt + "\n", [steps for each in read for steps in each]))
+        for place, each in zip(shared, read, strict=True):
+            scores[place] = [next(found) for _ in each]
         now = time.monotonic()
         if now - said > 10:
             said = now
-            print(f"{done} of {len(pool)}, {(now - began) / done * (len(pool) - done):.0f} s left", flush=True)
+            print(f"{done} of {len(places)}, {(now - began) / done * (len(places) - done):.0f} s left", flush=True)
     return Judged(scores, [each[:most] for each in truth])
 
 

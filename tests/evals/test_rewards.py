@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -10,9 +12,11 @@ pytest.importorskip("torch", reason="the local backend's extra is not installed"
 
 from evals.claims import Claim, Claims, read_claims, verdict
 from evals.claims import main as judge_claims
+from evals.lab.reward import RewardModel
 from evals.records import ROWS, SAMPLES, Lines, Row, Sample, Settings, claim_folder
 from evals.report import Section
 from evals.runs.lab_rewards import Judged, checked, first_error_f1, first_false, lucky, read_pool, rows, step_auc
+from evals.runs.lab_rewards import judged as score_pool
 from evals.suites import SUITES, Item
 from tts.backends.fake import FAKE
 from tts.cost import flops
@@ -77,6 +81,32 @@ def test_a_pool_of_problems_that_the_suite_no_longer_has_is_refused(
     monkeypatch.setattr("evals.suites.chain.BINS", {"easy": (3, 4)})
     with pytest.raises(UsageError, match="no longer has"):
         read_pool(folder)
+
+
+class Counting:
+    """A reward model that says how many solutions to the prompt it read before, and each step's length."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    def score(self, prompt: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
+        self.prompts.append(prompt)
+        return [[place + len(step) / 100 for step in steps] for place, steps in enumerate(solutions)]
+
+
+def test_all_seeds_of_a_problem_are_scored_at_once_and_each_gets_its_own(tmp_path: Path) -> None:
+    _, pool = read_pool(pooled(tmp_path))
+    pool = [(item, seed, samples) for seed in (0, 1) for item, _, samples in pool]
+    model = Counting()
+    found = score_pool(pool, checked(pool), cast(RewardModel, model), 2)
+    assert model.prompts == [item.problem.messages[0].content + "\n" for item, _, _ in pool[:2]]
+    first, second = pool[0][2][0].completion.text, pool[0][2][1].completion.text
+    for place, base in ((0, 0), (1, 0), (2, 2), (3, 2)):
+        scores = found.scores[place]
+        assert [len(each) for each in scores] == [1, 1]
+        assert [int(each[0]) for each in scores] == [base, base + 1]
+    assert found.scores[0] == [[len(first) / 100], [1 + len(second) / 100]]
+    assert [len(each) for each in found.truth] == [2] * 4
 
 
 def test_scores_turn_a_vote_and_are_paid_for(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ from tts.cost import flops
 from tts.errors import UsageError
 from tts.types import ModelInfo
 
-REWARDS = ("prm", "prm-off", "prm-flipped", "prm-shuffled")
-"""What the folders of a policy's reward models are called, after its own name."""
+REWARDS = ("prm", "prm-off", "prm-flipped", "prm-shuffled", "corrector")
+"""What the folders of a policy's reward models are called, after its own name; a corrector is one without labels."""
 AGGREGATIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "last": lambda scores: scores[-1],
     "min": min,
@@ -256,7 +256,7 @@ if __name__ == "__main__":
     parser.add_argument("pool", type=File)
     parser.add_argument("--out", type=File, required=True)
     parser.add_argument("--rewards", nargs="*", default=REWARDS)
-    parser.add_argument("--aggregations", nargs="*", default=["last"], choices=AGGREGATIONS)
+    parser.add_argument("--aggregations", nargs="*", default=["mean", "prod"], choices=AGGREGATIONS)
     parser.add_argument("--most", type=int, default=256, help="samples of a problem that reward models read")
     arguments = parser.parse_args()
     main(arguments.pool, arguments.out, arguments.rewards, arguments.aggregations, arguments.most)

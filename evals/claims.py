@@ -87,21 +87,40 @@ def verdict(claim: Claim, sections: Sequence[Section]) -> Verdict:
     return Verdict(claim, mean_by_problem(ordered), len(ordered), runs, p)
 
 
+def lacking(claims: Claims, found: Verdict, sections: Sequence[Section]) -> str:
+    """What the rows lack of the committed design; nothing where they are what was promised."""
+    own = [section for section in sections if section.settings.suite == found.claim.suite]
+    seeds = min(len({row.seed for row in section.rows}) for section in own)
+    wants = (
+        (", ".join(sorted({section.settings.split for section in own})), "test", "split"),
+        (found.problems, claims.problems, "problems"),
+        (seeds, claims.sampling_seeds, "sampling seeds"),
+        (found.runs, claims.training_seeds, "models"),
+    )
+    return ", ".join(f"{what} {is_} instead of {promised}" for is_, promised, what in wants if is_ != promised)
+
+
 def main(folders: Sequence[File]) -> None:
-    """Print a line per claim, Holm-adjusted over all of them."""
+    """Print a line per claim, Holm-adjusted over all of them. A claim that cannot be tested counts as one with p = 1;
+    rows that are not what was promised decide nothing."""
     claims, sections = read_claims(), read_sections(folders)
-    split = {section.settings.split for section in sections}
-    if split != {"test"}:
-        print(f"note: these rows are of split {', '.join(sorted(split))}; only test decides")
-    found = [verdict(claim, sections) for claim in claims.claim]
-    adjusted = holm({each.claim.name: each.p for each in found})
-    for claim, difference, problems, runs, _ in found:
-        p = adjusted[claim.name]
-        holds = "holds" if p < claims.significance else "does not hold"
+    found: dict[str, Verdict] = {}
+    for claim in claims.claim:
+        try:
+            found[claim.name] = verdict(claim, sections)
+        except UsageError as error:
+            print(f"not tested     {claim.name}: {error}")
+    adjusted = holm({claim.name: found[claim.name].p if claim.name in found else 1.0 for claim in claims.claim})
+    for name, each in found.items():
+        claim, difference, p = each.claim, each.difference, adjusted[name]
+        short = lacking(claims, each, sections)
+        holds = "undecided" if short else "holds" if p < claims.significance else "does not hold"
         points = f"{100 * difference.mean:+.2f} ({100 * difference.low:+.2f} to {100 * difference.high:+.2f})"
+        said = f"{claim.ours} at {claim.samples} samples {claim.hypothesis} than {claim.control} at equal compute"
+        size = f"{each.problems} problems, {each.runs} models"
         print(
-            f"{holds:<13}  {claim.name}: {claim.ours} at {claim.samples} samples {claim.hypothesis} than "
-            f"{claim.control} at equal compute: {points} points, Holm p {p:.4f}; {problems} problems, {runs} models"
+            f"{holds:<13}  {claim.name}: {said}: {points} points, Holm p {p:.4f}; {size}"
+            + (f"; {short}" if short else "")
         )
 
 

@@ -170,11 +170,11 @@ class Section:
         )
 
     def paired(self, cell: Cell, control: str) -> tuple[Values, Values] | None:
-        """Whether each problem was solved in a cell, and by the control at the same compute; None where the control's
-        curve does not reach there."""
-        rows = self._cells[cell]
-        theirs = self._at(control, self._compute(rows))
-        return (_values(rows, lambda row: float(row.right)), theirs) if theirs else None
+        """Whether each problem was solved in a cell, and by the control at the same compute; None where there is no
+        such cell, or where the control's curve does not reach there."""
+        rows = self._cells.get(cell)
+        theirs = self._at(control, self._compute(rows)) if rows else None
+        return (_values(rows, lambda row: float(row.right)), theirs) if rows and theirs else None
 
     def _difference(self, cell: Cell) -> Estimate | None:
         if cell.method == self.baseline:

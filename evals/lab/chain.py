@@ -44,7 +44,7 @@ MODULUS = 23
 QUERIES = 3
 NAMES = "abcdefghijklmnopqrstuvwxyz"
 FEWEST_OPERATIONS, MOST_OPERATIONS = 3, 14
-"""With their distractors, more would need more names than there are."""
+"""Of the problems that models learn from."""
 _DEFINED, _ASKED = re.compile(r"([a-z])=([a-z]|\d+)([-+*])([a-z]|\d+)"), re.compile(r"[a-z](,[a-z])*\?")
 _STATED = re.compile(r"(?:^|\n)=(\d+(?:,\d+)*)\s*$")
 BRANCHING = 0.1
@@ -170,7 +170,7 @@ def judge(problem: Chain, solution: str) -> list[bool]:
     """
     known: set[str] = set()
     verdicts = []
-    for line in solution.split("\n"):
+    for line in solution.removesuffix("\n").split("\n"):
         if line.startswith("="):
             verdicts.append(line == f"={problem.answer}")
         elif line.endswith(":"):

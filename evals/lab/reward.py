@@ -25,9 +25,10 @@ class RewardModel:
         self.parameters = sum(each.numel() for each in self._model.parameters())
 
     def score(self, prompt: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """For each solution's steps, the chance that each is right. The prompt is read once, and so is a solution that
+        """For each solution's steps, how likely each is right, between 0 and 1 and not calibrated: verdicts were
+        weighed in training. The prompt is read once, and so is a solution that
         comes more than once."""
-        different = sorted({tuple(steps) for steps in solutions}, key=len)
+        different = list(dict.fromkeys(tuple(steps) for steps in solutions))
         found = dict(zip(different, self._read(prompt, different), strict=True))
         return [found[tuple(steps)] for steps in solutions]
 

@@ -28,8 +28,8 @@ class Settings(BaseModel):
     tokens: int
     batch_tokens: int = 4096
     learning_rate: float = 3e-3
-    warmup: Share = 0.01
-    decay: Share = 0.5
+    warmup: Annotated[Share, Field(gt=0.0)] = 0.01
+    decay: Annotated[Share, Field(gt=0.0)] = 0.5
     threads: int = 1
 
 
@@ -48,7 +48,7 @@ class PolicySettings(Settings):
 
 class CorrectorSettings(Settings):
     """A policy's weights, taught to find errors in a task's solutions and to say what should stand there. The errors
-    are made at random: a share `replaced` of the symbols is misread, a share `strayed` of the lists of needed
+    are made at random: a share `replaced` of the names and numbers is misread, a share `strayed` of the lists of needed
     quantities goes wrong at some place, and from there on."""
 
     kind: Literal["corrector"]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 PAD_ID, BOS_ID, EOS_ID = range(3)
 STEP_TAG = "\n"
-"""Ends a step, and is where a reward model is to answer `+` or `-`: a symbol that the policy knows there."""
+"""Ends a step for a reward model: a symbol that its policy knows there."""
 SYMBOLS = tuple("\n+-*/=:;,.?!()<>|&#~^ @")
 """More than the tasks need today: a mode of answering is to be chosen by a symbol at the end of the prompt."""
 CHAT_TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}"

@@ -1,11 +1,12 @@
 """What the lab's reward models are worth: how well they find false steps, and what their scores add to a vote.
 
-    tts eval chain --samples 16 --strategy self_consistency --seeds 3 --limit 2500 --split test --out runs/pool
-    python -m evals.runs.lab_rewards runs/pool --out runs/rewards
+    tts eval chain --samples 16 --strategy self_consistency --limit 300 --out runs/pool
+    python -m evals.runs.lab_rewards runs/pool --out runs/rewards --most 8
+    tts report runs/rewards --baseline majority
 
 scores every sample of a recorded pool with each reward model, and writes the rows of best-of-N and of weighted votes
 for N = 1, 2, 4, … into the second folder, where `tts report` reads them like any others. Their compute counts the
-reward model: it reads each solution once, and the prompt once per problem.
+reward model: it reads each different solution once, and the prompt once per problem.
 """
 
 from __future__ import annotations
@@ -57,12 +58,15 @@ class Judged(NamedTuple):
 
 
 def read_pool(folder: File) -> tuple[Settings, Pool]:
-    """Every problem and seed with the samples that all of them have."""
+    """Every problem and seed with its samples, of which all have equally many."""
     settings = read_settings(folder)
     by_problem: dict[tuple[str, int], dict[int, Sample]] = defaultdict(dict)
     for sample in read_lines(folder / SAMPLES, Sample):
         by_problem[sample.problem, sample.seed][sample.number] = sample
-    shared = min(next(i for i in range(len(pool) + 1) if i not in pool) for pool in by_problem.values())
+    largest = max(map(len, by_problem.values()), default=0)
+    short = sum(set(pool) != set(range(largest)) for pool in by_problem.values())
+    if short or not largest:
+        raise UsageError(f"{short} of {len(by_problem)} pools in {folder} lack samples; run the same tts eval again")
     wanted = {problem for problem, _ in by_problem}
     items: dict[str, Item] = {}
     limit = len(wanted)
@@ -72,7 +76,7 @@ def read_pool(folder: File) -> tuple[Settings, Pool]:
         items = {item.problem.id: item for item in SUITES[settings.suite].items(settings.split, limit)}
         limit *= 2
     return settings, [
-        (items[problem], seed, [pool[i] for i in range(shared)]) for (problem, seed), pool in by_problem.items()
+        (items[problem], seed, [pool[i] for i in range(largest)]) for (problem, seed), pool in by_problem.items()
     ]
 
 
@@ -174,10 +178,11 @@ def rows(
 
 
 def _reading(policy: ModelInfo, reward: int, samples: Sequence[Sample]) -> tuple[int, float]:
-    """Tokens and FLOPs of a reward model that reads the prompt once, and each solution to the end of its last line."""
+    """Tokens and FLOPs of a reward model that reads the prompt once, and each different solution to the end of its
+    last line."""
     reader = policy.model_copy(update={"parameters": reward})
     prompt = samples[0].completion.usage.prompt_tokens
-    lengths = [sample.completion.usage.completion_tokens for sample in samples]
+    lengths = list({s.completion.text: s.completion.usage.completion_tokens for s in samples}.values())
     spent = sum(flops(reader, prompt + more, prompt if i else 0, 0) for i, more in enumerate(lengths))
     return prompt + sum(lengths), spent
 
@@ -202,7 +207,9 @@ def _vote(samples: Sequence[Sample], weights: Sequence[float]) -> str | None:
 def confidence(sample: Sample) -> float:
     """The geometric mean of the tokens' probabilities, which costs nothing."""
     completion = sample.completion
-    return math.exp((completion.logprob or 0.0) / max(1, completion.usage.completion_tokens))
+    if completion.logprob is None:
+        raise UsageError("this pool has no log-probabilities, and hence no confidence to compare with")
+    return math.exp(completion.logprob / max(1, completion.usage.completion_tokens))
 
 
 def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence[str], most: int) -> None:
@@ -210,6 +217,9 @@ def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence
     settings, pool = read_pool(folder)
     policy = settings.model
     claim_folder(out, settings)
+    if (out / ROWS).is_file():
+        raise UsageError(f"{out} holds scores already, perhaps of other models; name another folder with --out")
+    models = {name: RewardModel(MODELS / f"{policy.name}-{name}") for name in rewards}
     truth = checked(pool)
     share = lucky(pool, truth)
     print(f"{len(pool)} pools of {len(pool[0][2])} samples; right with a false step: {share:.1%} of the right")
@@ -221,8 +231,7 @@ def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence
             ("confidence_weighted", 0, sure, False),
             ("confidence_best", 0, sure, True),
         ]
-        for name in rewards:
-            model = RewardModel(MODELS / f"{policy.name}-{name}")
+        for name, model in models.items():
             found = judged(pool, truth, model, most)
             auc, f1 = step_auc(found), first_error_f1(found)
             measures[name] = {"step_auc": auc, "first_error_f1": f1}

@@ -13,8 +13,8 @@ from evals.suites.base import Row, Suite, same_answer
 from tts.types import Sampling, digest
 
 BINS = {"easy": (7, 9), "medium": (11, 13), "hard": (14, 14)}
-"""Needed operations, from and to: cut where `chain-2m` solves about 70, 40 and 25 % with one sample. Harder ones would
-need more names than there are."""
+"""Needed operations, from and to: cut where `chain-2m` solves about 70, 40 and 25 % with one sample. Policies
+learn from problems of up to 14: with 15 they solve 3 %."""
 
 
 def rows(split: Split) -> Iterator[Row]:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 
 pytest.importorskip("torch", reason="the local backend's extra is not installed")
 
-from evals.claims import Claim, Claims, read_claims, verdict
+from evals.claims import Claim, Claims, lacking, read_claims, verdict
 from evals.claims import main as judge_claims
 from evals.lab.reward import RewardModel
 from evals.records import ROWS, SAMPLES, Lines, Row, Sample, Settings, claim_folder
-from evals.report import Section
-from evals.runs.lab_rewards import Judged, checked, first_error_f1, first_false, lucky, read_pool, rows, step_auc
+from evals.report import Section, read_sections
+from evals.runs.lab_rewards import (
+    Judged,
+    checked,
+    confidence,
+    first_error_f1,
+    first_false,
+    lucky,
+    read_pool,
+    rows,
+    step_auc,
+)
 from evals.runs.lab_rewards import judged as score_pool
 from evals.suites import SUITES, Item
 from tts.backends.fake import FAKE
@@ -111,19 +122,45 @@ def test_all_seeds_of_a_problem_are_scored_at_once_and_each_gets_its_own(tmp_pat
 
 def test_scores_turn_a_vote_and_are_paid_for(tmp_path: Path) -> None:
     _, pool = read_pool(pooled(tmp_path))
+    pool = [(item, seed, [samples[1], samples[0], samples[2]]) for item, seed, samples in pool]
     plain = list(rows(pool, FAKE, 0, "majority", None, False))
-    scores = [[0.9, 0.3, 0.3]] * 2
+    scores = [[0.3, 0.9, 0.3]] * 2
     weighted = list(rows(pool, FAKE, 1000, "weighted", scores, False))
     best = list(rows(pool, FAKE, 1000, "best", scores, True))
-    assert [(row.cell.amount, row.right) for row in plain] == [(1, True), (2, True)] * 2
-    assert all(row.right for row in (*weighted, *best))
+    assert [(row.cell.amount, row.right) for row in plain] == [(1, False), (2, False)] * 2
+    assert [(row.cell.amount, row.right) for row in weighted] == [(1, False), (2, True)] * 2
+    assert [row.right for row in best] == [False, True] * 2
     read_less = rows(pool, FAKE, 1000, "weighted", [[0.9]] * 2, False)
     assert [row.cell.amount for row in read_less] == [1, 1]
-    two = flops(FAKE, 50, 0, 20) + flops(FAKE, 50, 50, 21)
+    two = flops(FAKE, 50, 0, 21) + flops(FAKE, 50, 50, 20)
     assert plain[1].flops == two
     reader = FAKE.model_copy(update={"parameters": 1000})
-    assert weighted[1].flops == two + flops(reader, 50 + 20, 0, 0) + flops(reader, 50 + 21, 50, 0)
-    assert (plain[1].verifier_tokens, weighted[1].verifier_tokens) == (0, 50 + 20 + 21)
+    assert weighted[1].flops == two + flops(reader, 50 + 21, 0, 0) + flops(reader, 50 + 20, 50, 0)
+    assert (plain[1].verifier_tokens, weighted[1].verifier_tokens) == (0, 50 + 21 + 20)
+
+
+def test_a_solution_that_comes_twice_is_read_once(tmp_path: Path) -> None:
+    _, ((item, _, samples), *_) = read_pool(pooled(tmp_path))
+    row = list(rows([(item, 0, [samples[0]] * 2)], FAKE, 1000, "best", [[0.5, 0.5]], True))[-1]
+    assert (row.tokens, row.verifier_tokens) == (40, 50 + 20)
+
+
+def test_confidence_is_the_geometric_mean_of_the_probabilities(tmp_path: Path) -> None:
+    _, ((_, _, samples), *_) = read_pool(pooled(tmp_path))
+    assert [confidence(each) for each in samples] == pytest.approx([math.exp(-1 / n) for n in (20, 21, 22)])
+
+
+def test_a_right_answer_after_a_false_step_is_lucky(tmp_path: Path) -> None:
+    _, pool = read_pool(pooled(tmp_path))
+    assert lucky(pool, [[[True], [False], [False]], [[False], [True], [True]]]) == 0.5
+
+
+def test_a_pool_that_was_interrupted_is_refused(tmp_path: Path) -> None:
+    folder = pooled(tmp_path)
+    lines = (folder / SAMPLES).read_bytes().splitlines(keepends=True)
+    (folder / SAMPLES).write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(UsageError, match=r"1 of 2 pools in .* lack samples; run the same tts eval again"):
+        read_pool(folder)
 
 
 def test_a_claim_is_tested_by_problem_at_equal_compute(tmp_path: Path) -> None:
@@ -140,28 +177,49 @@ def test_a_claim_is_tested_by_problem_at_equal_compute(tmp_path: Path) -> None:
         verdict(claim.model_copy(update={"control": "nothing"}), [section])
 
 
-def test_all_claims_are_judged_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, pool = read_pool(pooled(tmp_path / "pool"))
-    claim_folder(tmp_path / "rows", SETTINGS)
-    with Lines(tmp_path / "rows" / ROWS, Row) as out, Lines(tmp_path / "rows" / SAMPLES, Sample):
+def judged_claims(
+    folder: Path, split: Literal["dev", "test"], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> list[str]:
+    """What is printed about three claims, of which one is about nobody, on two problems, one seed and one model."""
+    _, pool = read_pool(pooled(folder / "pool"))
+    claim_folder(folder / "rows", SETTINGS.model_copy(update={"split": split}))
+    with Lines(folder / "rows" / ROWS, Row) as out, Lines(folder / "rows" / SAMPLES, Sample):
         for label, scores in (("majority", None), ("ours", [[0.0, 1.0, 1.0]] * 2)):
             for row in rows(pool, FAKE, 0, label, scores, False):
                 out.append(row)
-    claims = read_claims().model_dump()
     worse = {"name": "w", "suite": "chain", "hypothesis": "not worse", "margin": 0.02, "samples": 2}
-    both = [
+    claims = [
         {**worse, "ours": "ours", "control": "majority"},
         {**worse, "name": "v", "ours": "majority", "control": "ours"},
+        {**worse, "name": "u", "ours": "nobody", "control": "ours"},
     ]
-    monkeypatch.setattr("evals.claims.read_claims", lambda: Claims.model_validate({**claims, "claim": both}))
-    judge_claims([tmp_path / "rows"])
-    note, one, other = capsys.readouterr().out.splitlines()
-    assert "only test decides" in note
+    design = {"problems": 2, "sampling_seeds": 1, "training_seeds": 1, "significance": 0.05}
+    monkeypatch.setattr("evals.claims.read_claims", lambda: Claims.model_validate({**design, "claim": claims}))
+    judge_claims([folder / "rows"])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_all_claims_are_judged_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody, one, other = judged_claims(tmp_path, "test", monkeypatch, capsys)
+    assert nobody.startswith("not tested     u: no run holds nobody at 2 samples")
     assert one.startswith("does not hold  w: ours at 2 samples not worse than majority")
     assert other.startswith("holds          v: majority")
     assert "+100.00" in other
+
+
+def test_rows_that_are_not_what_was_promised_decide_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, one, other = judged_claims(tmp_path, "dev", monkeypatch, capsys)
+    assert all(line.startswith("undecided") and line.endswith("split dev instead of test") for line in (one, other))
+    section = read_sections([tmp_path / "rows"])
+    claims = Claims(problems=3, sampling_seeds=2, training_seeds=2, significance=0.05, claim=())
+    claim = Claim(name="x", suite="chain", hypothesis="better", ours="ours", control="majority", samples=2, margin=0.0)
+    assert lacking(claims, verdict(claim, section), section) == (
+        "split dev instead of test, problems 2 instead of 3, sampling seeds 1 instead of 2, models 1 instead of 2"
+    )
 
 
 def test_the_claims_on_file_can_be_read_and_have_names_of_their_own() -> None:

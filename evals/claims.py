@@ -8,7 +8,6 @@ per model; a problem is one observation, however many seeds it was tried with.
 
 from __future__ import annotations
 
-import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from evals.records import Cell
 from evals.report import Section, read_sections
+from evals.script import Script
 from evals.statistics import Estimate, holm, mean_by_problem, p_value
 from tts.errors import UsageError
 
@@ -125,4 +125,6 @@ def main(folders: Sequence[File]) -> None:
 
 
 if __name__ == "__main__":
-    main([File(argument) for argument in sys.argv[1:]])
+    script = Script(__doc__)
+    script.add_argument("folders", type=File, nargs="+", metavar="RUN_DIR")
+    script.run(main)

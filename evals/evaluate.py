@@ -27,11 +27,12 @@ async def evaluate(
     settings: Settings,
     prices: Prices,
     folder: File,
-    observe: Callable[[Row], None],
+    observe: Callable[[Row, bool], None],
 ) -> list[Row]:
     """Solve what no row in `folder` tells about yet; every row of the plan, in the plan's order.
 
-    A problem that failed is tried again by the next run; its latest row counts.
+    A problem that failed is tried again by the next run; its latest row counts. `observe` sees every row, and whether
+    it is new.
     """
     claim_folder(folder, settings)
     with Lines(folder / ROWS, Row) as rows, Lines(folder / SAMPLES, Sample) as samples:
@@ -49,7 +50,7 @@ class _Evaluation:
         prices: Prices,
         rows: Lines[Row],
         samples: Lines[Sample],
-        observe: Callable[[Row], None],
+        observe: Callable[[Row, bool], None],
     ) -> None:
         self._plan, self._backend, self._settings, self._prices = plan, backend, settings, prices
         self._rows, self._samples, self._observe = rows, samples, observe
@@ -62,7 +63,7 @@ class _Evaluation:
     async def all(self) -> None:
         wanted = [(item, seed) for seed in self._plan.seeds for item in self._plan.items]
         for row in self.in_order():
-            self._observe(row)
+            self._observe(row, False)
         await all_of(self._unit(item, seed) for item, seed in wanted)
 
     def in_order(self) -> list[Row]:
@@ -85,7 +86,7 @@ class _Evaluation:
                 row = await self._row(item, seed, method, cell, backend)
                 self._rows.append(row)
                 self._done[key_of(row)] = row
-                self._observe(row)
+                self._observe(row, True)
 
     def _pool(self, item: Item, seed: int, todo: Iterable[tuple[Method, Cell]]) -> Backend:
         if any(cell.unit == "seconds" for _, cell in todo):

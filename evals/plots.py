@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+STYLES = ("-", "--", ":")
+FEW = 8
+"""Methods whose names fit inside a panel."""
+
+
 def draw(section: Section) -> Figure:
     """One row of panels: the curves, and pass@k beside maj@k where samples are independent."""
     import matplotlib
@@ -55,8 +60,9 @@ def _pool(axes: Axes, section: Section) -> None:
 
 
 def _line(axes: Axes, xs: Sequence[float], estimates: Sequence[Any], label: str, color: int) -> None:
-    axes.plot(xs, [e.mean for e in estimates], marker="o", label=label, color=f"C{color}")
-    axes.fill_between(xs, [e.low for e in estimates], [e.high for e in estimates], alpha=0.15, color=f"C{color}")
+    style = STYLES[color // 10 % len(STYLES)]
+    axes.plot(xs, [e.mean for e in estimates], style, marker="o", label=label, color=f"C{color % 10}")
+    axes.fill_between(xs, [e.low for e in estimates], [e.high for e in estimates], alpha=0.15, color=f"C{color % 10}")
 
 
 def _finish(axes: Axes, xs: Sequence[float]) -> None:
@@ -68,7 +74,10 @@ def _finish(axes: Axes, xs: Sequence[float]) -> None:
     axes.tick_params(axis="x", labelrotation=30)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    if len(axes.get_legend_handles_labels()[1]) > FEW:
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize="small")
+    else:
+        axes.legend(frameon=False)
 
 
 def write(figure: Figure, file: File) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path as File
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -126,7 +127,10 @@ class Lines(Generic[N]):
 
 def read_lines(file: File, noun: type[N]) -> list[N]:
     """Every whole line of a file."""
-    data = file.read_bytes()
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
     found = []
     for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
         try:
@@ -157,9 +161,19 @@ def claim_folder(folder: File, settings: Settings) -> None:
             raise UsageError(f"cannot write {file}: {error.strerror}; name another folder with --out") from error
         return
     known = read_settings(folder)
-    differs = [name for name in Settings.model_fields if getattr(known, name) != getattr(settings, name)]
+    differs = list(_differences(known, settings))
     if differs:
-        raise UsageError(f"{folder} holds a run with another {' and '.join(differs)}; name another folder with --out")
+        raise UsageError(f"{folder} holds a run of {', '.join(differs)}; name another folder with --out")
+
+
+def _differences(known: Noun, asked: Noun) -> Iterator[str]:
+    """Each field in which two nouns of a kind differ, with both values."""
+    for name in type(known).model_fields:
+        one, other = getattr(known, name), getattr(asked, name)
+        if one != other and isinstance(one, Noun):
+            yield from _differences(one, other)
+        elif one != other:
+            yield f"{name} {one} instead of {other}"
 
 
 def key_of(row: Row) -> tuple[Any, ...]:

@@ -89,6 +89,13 @@ class Section:
     def errors(self) -> list[Row]:
         return [row for row in self.rows if row.error is not None]
 
+    @property
+    def unfinished(self) -> dict[Cell, str]:
+        """How many problems and seeds a cell has of those that another has: their accuracies are not comparable."""
+        tried = {cell: {(row.seed, row.problem) for row in rows} for cell, rows in self._cells.items()}
+        every = set().union(*tried.values())
+        return {cell: f"{len(has)} of {len(every)}" for cell, has in tried.items() if has != every}
+
     @cached_property
     def points(self) -> list[Point]:
         """Every cell, each method's from the cheapest up."""
@@ -100,8 +107,9 @@ class Section:
 
     @cached_property
     def groups(self) -> dict[str, dict[Cell, Estimate]]:
-        """Accuracy by difficulty."""
-        names = sorted({row.group for row in self.rows} - {""})
+        """Accuracy by difficulty, the easiest first."""
+        easy = {name: _mean(r.right for r in self.rows if r.group == name) for name in {r.group for r in self.rows}}
+        names = sorted(easy.keys() - {""}, key=lambda name: (-easy[name], name))
         return {
             name: {
                 cell: mean_by_problem(_values([r for r in rows if r.group == name], lambda r: float(r.right)))

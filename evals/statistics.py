@@ -84,8 +84,10 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def majority_at_k(answers: Sequence[str | None], right: Sequence[bool], k: int, rounds: int = 64) -> float:
-    """How often a plain vote among k of the samples is right, over random subsets. Ties go to the answer that came
-    first; a sample without an answer does not vote."""
+    """How often a plain vote among k of the samples is right, over random subsets where 1 < k < n. Ties go to the
+    answer that came first; a sample without an answer does not vote."""
+    if k == 1:
+        return sum(right) / len(right)
     if k >= len(answers):
         return _vote(list(range(len(answers))), answers, right)
     rng = random.Random(SEED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections import defaultdict
@@ -48,6 +49,8 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     if suite_name not in SUITES:
         raise unknown("suite", suite_name, SUITES)
     suite = SUITES[suite_name]
+    if options["split"] and options["data"]:
+        raise UsageError("--data has no splits; leave out --split, and name the rest in another file")
     split: Split = options["split"] or ("dev" if "dev" in suite.splits else "test")
     sampling = _sampling(suite.sampling, options)
     prices = read_prices(options["prices"]) if options["prices"] else {}
@@ -58,7 +61,7 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     settings = Settings(
         suite=suite.name,
         split=split,
-        data=str(options["data"]) if options["data"] else None,
+        data=_data(options["data"]) if options["data"] else None,
         model=backend.info,
         sampling=sampling,
         code=code_version(),
@@ -93,6 +96,11 @@ def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
         seeds=range(options["seeds"]),
         concurrency=options["concurrency"],
     )
+
+
+def _data(file: File) -> str:
+    """A file of problems by its name and what it holds: rows of an earlier version of it must not be gone on with."""
+    return f"{file.name}, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
 
 
 def report(folders: Sequence[File], out: File, baseline: str | None, as_json: bool) -> int:
@@ -138,10 +146,13 @@ def show(section: Section) -> None:
     console.print(table)
     first = section.points[0]
     console.print(
-        f"{first.problems} problems, {first.seeds} seeds. Compute: mean total FLOPs a problem, in policy tokens. "
-        f"Points vs {section.baseline}: at equal compute, paired by problem.",
+        f"{first.problems} problems, {first.seeds} seed{'s' * (first.seeds > 1)}. Compute: mean total FLOPs a problem, "
+        f"in policy tokens. Points vs {section.baseline}: at equal compute, paired by problem.",
         style="dim",
     )
+    if section.unfinished:
+        which = ", ".join(f"{cell} ({share} problems and seeds)" for cell, share in section.unfinished.items())
+        console.print(f"unfinished, so that accuracies are of different problems: {which}", style="red")
     for row in section.errors[:10]:
         console.print(f"error: {row.problem}, {row.cell}, seed {row.seed}: {row.error}", style="red")
     if len(section.errors) > 10:
@@ -171,12 +182,13 @@ class _Accuracy:
     """How it goes so far, by method at its largest budget."""
 
     def __init__(self, plan: Plan) -> None:
-        self.size, self.done, self.errors = plan.size, 0, 0
+        self.size, self.done, self.new, self.errors = plan.size, 0, 0, 0
         self._right: dict[str, list[bool]] = defaultdict(list)
         self._largest = max(plan.budgets, key=lambda budget: budget[1])
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Row, new: bool) -> None:
         self.done += 1
+        self.new += new
         self.errors += row.error is not None
         if (row.cell.unit, row.cell.amount) == self._largest:
             self._right[row.cell.method].append(row.right)
@@ -188,7 +200,7 @@ class _Accuracy:
 
 
 @contextmanager
-def _progress(plan: Plan) -> Iterator[Callable[[Row], None]]:
+def _progress(plan: Plan) -> Iterator[Callable[[Row, bool], None]]:
     """A bar with its ETA and the running accuracy on a terminal; a line now and then elsewhere."""
     state, console = _Accuracy(plan), Console(stderr=True)
     if console.is_terminal:
@@ -196,22 +208,22 @@ def _progress(plan: Plan) -> Iterator[Callable[[Row], None]]:
         with Progress(*columns, console=console, transient=True) as bar:
             task: TaskID = bar.add_task("", total=plan.size)
 
-            def move(row: Row) -> None:
-                state.add(row)
+            def move(row: Row, new: bool) -> None:
+                state.add(row, new)
                 bar.update(task, advance=1, description=str(state))
 
             yield move
         return
     began = last = time.monotonic()
 
-    def say(row: Row) -> None:
+    def say(row: Row, new: bool) -> None:
         nonlocal last
-        state.add(row)
+        state.add(row, new)
         now = time.monotonic()
         if now - last >= QUIET_SECONDS:
             last = now
-            left = (now - began) / state.done * (state.size - state.done)
-            eta = f", {left:.0f} s left" if state.done >= EARLY * state.size else ""
+            early = state.new <= EARLY * (state.size - state.done)
+            eta = "" if early else f", {(now - began) / state.new * (state.size - state.done):,.0f} s left"
             click.echo(f"{state.done:,} of {state.size:,}{eta}; {state}", err=True)
 
     yield say

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from evals.lab import chain, countdown
 from evals.lab.chain import Chain
 from evals.lab.settings import MODELS, CorrectorSettings, PolicySettings, RewardSettings
 from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, STEP_TAG, Alphabet
+from evals.records import read_lines
 from tts.errors import UsageError
+from tts.types import Noun
 
 TASKS = {"chain": chain.training_pair, "countdown": countdown.training_pair}
 IGNORED = -100
@@ -37,13 +38,27 @@ class Example(NamedTuple):
     targets: list[int]
 
 
-class Rollout(NamedTuple):
+class Solution(Noun):
     """A solution's steps, and which of them Monte Carlo found to be the first without a way to the answer: from that
     one on, no label is known."""
 
-    prompt: str
-    steps: list[str]
+    steps: tuple[str, ...]
     first_error: int | None
+
+    @property
+    def labels(self) -> list[bool]:
+        """Whether a step is good, as far as that is known."""
+        if self.first_error is None:
+            return [True] * len(self.steps)
+        return [True] * self.first_error + [False]
+
+
+class Rollouts(Noun):
+    """A training problem and a policy's different solutions to it; none where all were right or all were wrong."""
+
+    index: int
+    prompt: str
+    solutions: tuple[Solution, ...]
 
 
 def policy_example(alphabet: Alphabet, prompt: str, solution: str) -> Example:
@@ -54,8 +69,17 @@ def policy_example(alphabet: Alphabet, prompt: str, solution: str) -> Example:
 
 def tagged(prompt: str, steps: Sequence[str]) -> list[int]:
     """A solution as a reward model reads it: the last line too is ended."""
-    text = "".join(steps)
-    return [BOS_ID, *_CHAIN.encode(prompt + text), *([TAG] if text and not text.endswith(STEP_TAG) else [])]
+    return [BOS_ID, *_CHAIN.encode(prompt), *(each for step in steps for each in line(step))]
+
+
+def line(step: str) -> list[int]:
+    """A step's symbols and the end of its line, whether or not the step has it."""
+    return [*_CHAIN.encode(step.removesuffix(STEP_TAG)), TAG]
+
+
+def _hardest(progress: float, curriculum: float) -> float:
+    """How hard a training's problems may be by now, 0 to 1."""
+    return min(1.0, progress / curriculum) if curriculum else 1.0
 
 
 @dataclass(frozen=True)
@@ -66,9 +90,9 @@ class Policies:
 
     def draw(self, rng: random.Random, count: int, progress: float) -> Iterator[Example]:
         """Examples for a training that far on its way (0 to 1)."""
-        curriculum = min(1.0, progress / self.settings.curriculum) if self.settings.curriculum else 1.0
+        hardest = _hardest(progress, self.settings.curriculum)
         for _ in range(count):
-            yield policy_example(ALPHABETS[self.settings.task], *TASKS[self.settings.task](rng, curriculum))
+            yield policy_example(ALPHABETS[self.settings.task], *TASKS[self.settings.task](rng, hardest))
 
     def loss(self, logits: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         """Nats per target; [examples, longest, vocabulary] logits, [examples, longest] ids."""
@@ -88,9 +112,9 @@ class Corrections:
 
     def draw(self, rng: random.Random, count: int, progress: float) -> Iterator[Example]:
         """Examples for a training that far on its way (0 to 1)."""
-        curriculum = min(1.0, progress / self._settings.curriculum) if self._settings.curriculum else 1.0
+        hardest = _hardest(progress, self._settings.curriculum)
         for _ in range(count):
-            prompt, solution = chain.training_pair(rng, curriculum)
+            prompt, solution = chain.training_pair(rng, hardest)
             yield self._with_errors(rng, prompt, chain.steps_of(solution))
 
     def loss(self, logits: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -106,7 +130,7 @@ class Corrections:
         names = sorted(_NAMES.intersection(ids))
         never: set[int] = set()
         for step in steps:
-            right = tagged("", [step])[1:-1]
+            right = line(step)[:-1]
             if right[0] in never:
                 continue  # a quantity that no list names is not computed either
             if right[-1] == _LIST_ENDS and rng.random() < self._settings.strayed:
@@ -150,8 +174,9 @@ class Rewards:
     though right lines are many times as frequent."""
 
     def __init__(self, settings: RewardSettings) -> None:
-        rollouts = read_rollouts(MODELS / settings.rollouts)
-        labels = [_labels(rollout) for rollout in rollouts]
+        problems = read_rollouts(MODELS / settings.rollouts)
+        solutions = [(problem.prompt, each) for problem in problems for each in problem.solutions]
+        labels = [solution.labels for _, solution in solutions]
         rng = random.Random(f"labels/{settings.seed}")
         labels = [[not y if rng.random() < settings.flipped else y for y in each] for each in labels]
         mixed = [y for each in labels for y in each]
@@ -159,18 +184,18 @@ class Rewards:
             rng.shuffle(mixed)
             rest = iter(mixed)
             labels = [[next(rest) for _ in each] for each in labels]
-        self._known = list(zip(rollouts, labels, strict=True))
+        self._known = list(zip(solutions, labels, strict=True))
         self._weights = [len(mixed) / (2 * max(1, mixed.count(verdict))) for verdict in (False, True)]
 
     def draw(self, rng: random.Random, count: int, progress: float) -> Iterator[Example]:
         """Random solutions; at every symbol, the verdict on its line."""
-        for rollout, labels in rng.choices(self._known, k=count):
-            ids = tagged(rollout.prompt, [])
+        for (prompt, solution), labels in rng.choices(self._known, k=count):
+            ids = tagged(prompt, [])
             targets = [IGNORED] * len(ids)
-            for step, good in zip(rollout.steps, labels, strict=False):
-                line = tagged("", [step])[1:]
-                ids += line
-                targets += [GOOD if good else BAD] * len(line)
+            for step, good in zip(solution.steps, labels, strict=False):
+                symbols = line(step)
+                ids += symbols
+                targets += [GOOD if good else BAD] * len(symbols)
             yield Example(ids, targets)
 
     def loss(self, logits: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -192,18 +217,14 @@ def log_good(logits: Tensor, judged: Tensor, ends: Tensor) -> Tensor:
     return torch.cat([row[end].diff(prepend=begun) for row, end in zip(so_far, ends, strict=True)])
 
 
-def read_rollouts(folder: File) -> list[Rollout]:
-    """What `evals.lab.rollouts` wrote about a policy's solutions."""
-    file = folder / ".training" / "rollouts.jsonl"
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"no rollouts of {folder.name}: python -m evals.lab.rollouts {folder}") from error
-    found = sorted((json.loads(line) for line in lines), key=lambda each: each["index"])  # written as they finished
-    return [Rollout(each["prompt"], each["steps"], each["first_error"]) for each in found if each["steps"]]
+def rollouts_of(policy: File) -> File:
+    """Where `evals.lab.rollouts` writes about a policy's solutions."""
+    return policy / ".training" / "rollouts.jsonl"
 
 
-def _labels(rollout: Rollout) -> list[bool]:
-    if rollout.first_error is None:
-        return [True] * len(rollout.steps)
-    return [True] * rollout.first_error + [False]
+def read_rollouts(policy: File) -> list[Rollouts]:
+    """What is known of a policy's solutions, problem by problem."""
+    file = rollouts_of(policy)
+    if not file.is_file():
+        raise UsageError(f"no rollouts of {policy.name}: python -m evals.lab.rollouts {policy}")
+    return sorted(read_lines(file, Rollouts), key=lambda each: each.index)  # written as they finished

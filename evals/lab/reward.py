@@ -26,8 +26,7 @@ class RewardModel:
 
     def score(self, prompt: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
         """For each solution's steps, how likely each is right, between 0 and 1 and not calibrated: verdicts were
-        weighed in training. The prompt is read once, and so is a solution that
-        comes more than once."""
+        weighed in training. The prompt is read once, and so is a solution that comes more than once."""
         different = list(dict.fromkeys(tuple(steps) for steps in solutions))
         found = dict(zip(different, self._read(prompt, different), strict=True))
         return [found[tuple(steps)] for steps in solutions]

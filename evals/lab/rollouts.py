@@ -6,27 +6,28 @@ Of each training problem some solutions are sampled; problems that are always or
 dropped. A step is good if, of eight completions from there, any reaches the right answer (Wang et al. 2024,
 "Math-Shepherd", section 3.3, hard estimation). The first step from which none does is found by bisection, because
 what follows it is no more hopeful, and labels end there (Luo et al. 2024, "Improve mathematical reasoning in language
-models by automated process supervision", section 3.2). One line per solution goes into `DIR/.training/rollouts.jsonl`,
-a problem's lines together; the same command goes on from there.
+models by automated process supervision", section 3.2). One line per problem goes into `DIR/.training/rollouts.jsonl`;
+the same command goes on from there.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import random
 import time
 from pathlib import Path as File
-from typing import Any
 
 from evals.lab import chain
 from evals.lab.chain import Chain
+from evals.lab.examples import Rollouts, Solution, rollouts_of
 from evals.lab.splits import drawn
 from evals.lab.tokens import ALPHABETS, BOS_ID
+from evals.records import Lines
+from evals.script import Script
 from tts.backends.base import Request
 from tts.backends.local import LocalBackend
 from tts.halt import Halt
+from tts.run import all_of
 from tts.types import Completion, Path, Sampling, number
 
 SAMPLES, COMPLETIONS = 4, 8
@@ -41,25 +42,23 @@ class Labeller:
     def __init__(self, policy: File) -> None:
         self.backend = LocalBackend(policy)
 
-    async def label(self, index: int) -> list[dict[str, Any]]:
-        """The different solutions to one training problem, the wrong ones with their first hopeless step; nothing if
-        all are right or all are wrong."""
+    async def label(self, index: int) -> Rollouts:
+        """The different solutions to one training problem, the wrong ones with their first hopeless step; none if all
+        are right or all are wrong."""
         rng = random.Random(f"rollouts/{index}")
         operations = rng.randint(chain.FEWEST_OPERATIONS, chain.MOST_OPERATIONS)
         problem = drawn("train", rng, lambda r: chain.generate(r, operations))
         samples = [s for s in await self._continue(problem, "", SAMPLES, f"{index}") if s.finish == "stop"]
         solutions = {sample.text: right_answer(problem, sample) for sample in samples}
-        if len(set(solutions.values())) < 2:
-            return []
         witnesses = [chain.steps_of(text) for text, right in solutions.items() if right]
-        lines = []
-        for i, (text, right) in enumerate(solutions.items()):
+        labelled = []
+        for i, (text, right) in enumerate(solutions.items() if len(set(solutions.values())) == 2 else ()):
             steps = chain.steps_of(text)
-            found = None if right else await self._first_hopeless(problem, steps, witnesses, f"{index}/{i}")
-            lines.append({"index": index, "prompt": problem.prompt + "\n", "steps": steps, "first_error": found})
-        return lines
+            found = None if right else await self.first_hopeless(problem, steps, witnesses, f"{index}/{i}")
+            labelled.append(Solution(steps=tuple(steps), first_error=found))
+        return Rollouts(index=index, prompt=problem.prompt + "\n", solutions=tuple(labelled))
 
-    async def _first_hopeless(self, problem: Chain, steps: list[str], witnesses: list[list[str]], key: str) -> int:
+    async def first_hopeless(self, problem: Chain, steps: list[str], witnesses: list[list[str]], key: str) -> int:
         """The least i such that no completion after step i reaches the answer: after the last step none does. What
         the solution shares with a right one is hopeful; where it leaves the last of them is the first place to try."""
         hopeful, hopeless = max(_shared(steps, right) for right in witnesses) - 1, len(steps) - 1
@@ -105,33 +104,30 @@ def _shared(one: list[str], other: list[str]) -> int:
 
 async def main(policy: File, problems: int) -> None:
     """Label what no line tells about yet."""
-    file = policy / ".training" / "rollouts.jsonl"
-    file.parent.mkdir(exist_ok=True)
-    file.touch()
-    done = {json.loads(line)["index"] for line in file.read_text(encoding="utf-8").splitlines()}
     labeller, places = Labeller(policy), asyncio.Semaphore(AT_ONCE)
-    todo = [index for index in range(problems) if index not in done]
     began = said = time.monotonic()
     finished = 0
 
-    async def one(index: int) -> None:
-        nonlocal finished, said
-        async with places:
-            lines = await labeller.label(index) or [{"index": index, "prompt": "", "steps": [], "first_error": None}]
-        with file.open("a", encoding="utf-8") as out:
-            out.write("".join(json.dumps(line) + "\n" for line in lines))
-        finished += 1
-        now = time.monotonic()
-        if now - said > SAY_SECONDS:
-            said, left = now, (now - began) / finished * (len(todo) - finished)
-            print(f"{policy.name}: {len(done) + finished} of {problems} problems, {left / 60:.0f} min left", flush=True)
+    with Lines(rollouts_of(policy), Rollouts) as lines:
+        done = {line.index for line in lines.read()}
+        todo = [index for index in range(problems) if index not in done]
 
-    await asyncio.gather(*map(one, todo))
+        async def one(index: int) -> None:
+            nonlocal finished, said
+            async with places:
+                lines.append(await labeller.label(index))
+            finished += 1
+            now = time.monotonic()
+            if now - said > SAY_SECONDS:
+                said, left = now, (now - began) / finished * (len(todo) - finished)
+                count = f"{len(done) + finished} of {problems} problems"
+                print(f"{policy.name}: {count}, {left / 60:.0f} min left", flush=True)
+
+        await all_of(map(one, todo))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("policy", type=File)
-    parser.add_argument("--problems", type=int, default=5000)
-    arguments = parser.parse_args()
-    asyncio.run(main(arguments.policy, arguments.problems))
+    script = Script(__doc__)
+    script.add_argument("policy", type=File, help="a policy's folder")
+    script.add_argument("--problems", type=int, default=5000, help="training problems in all (default: 5000)")
+    script.run(lambda policy, problems: asyncio.run(main(policy, problems)))

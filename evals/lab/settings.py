@@ -23,7 +23,6 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Literal["chain", "countdown"]
     seed: int
     tokens: int
     batch_tokens: int = 4096
@@ -37,6 +36,7 @@ class PolicySettings(Settings):
     """A Llama from random weights, taught by a task's own solutions, the hardest of them only after `curriculum`."""
 
     kind: Literal["policy"]
+    task: Literal["chain", "countdown"]
     hidden: int
     layers: int
     intermediate: int
@@ -48,10 +48,11 @@ class PolicySettings(Settings):
 
 class CorrectorSettings(Settings):
     """A policy's weights, taught to find errors in a task's solutions and to say what should stand there. The errors
-    are made at random: a share `replaced` of the names and numbers is misread, a share `strayed` of the lists of needed
-    quantities goes wrong at some place, and from there on."""
+    are made at random: a share `replaced` of the names and numbers is misread, a share `strayed` of the lists of
+    needed quantities goes wrong at some place, and from there on."""
 
     kind: Literal["corrector"]
+    task: Literal["chain"]
     policy: str
     replaced: Share = 0.04
     strayed: Share = 0.3
@@ -59,10 +60,11 @@ class CorrectorSettings(Settings):
 
 
 class RewardSettings(Settings):
-    """A corrector's weights, taught how good the lines of `rollouts`' solutions are. `flipped` labels are
-    turned round at random; `shuffled` ones belong to other steps and teach nothing but the form."""
+    """A corrector's weights, taught how good the lines of the solutions of the policy `rollouts` are. A share `flipped`
+    of the labels is turned round at random; `shuffled` ones belong to other steps and teach nothing but the form."""
 
     kind: Literal["reward"]
+    task: Literal["chain"]
     corrector: str
     rollouts: str
     flipped: Share = 0.0

@@ -1,19 +1,19 @@
 """Train a lab model: deterministic by its seed, resumable, its settings read from beside the weights it writes.
 
-    python -m evals.lab.train evals/lab/models/chain-2m
+    python -m evals.lab.train evals/lab/models/chain-2m --again
 
 reads `training.toml` in that folder and fills it with the model: a policy that learns a task's solutions; a corrector
 that starts from a policy and learns to mend solutions; or a reward model that starts from a corrector and learns what
 `evals.lab.rollouts` found out about a policy's solutions. What has to survive an interruption lies in `DIR/.training`;
-the same command goes on from there.
+the same command goes on from there. Weights that are there already are written over only with --again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path as File
@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evals.lab.examples import IGNORED, Corrections, Example, Policies, Rewards
-from evals.lab.settings import MODELS, AnySettings, CorrectorSettings, PolicySettings, read_settings
+from evals.lab.examples import IGNORED, Corrections, Example, Policies, Rewards, rollouts_of
+from evals.lab.settings import MODELS, AnySettings, CorrectorSettings, PolicySettings, RewardSettings, read_settings
 from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, PAD_ID
+from evals.script import Script
 from tts.backends.weights import quiet
 from tts.errors import UsageError
 
@@ -35,12 +36,15 @@ POOL = 512
 """Examples drawn together and sorted by length, so that a batch holds little padding."""
 SAVE_SECONDS, SAY_SECONDS = 120.0, 10.0
 SNAPSHOTS = (0.25, 0.5)
+WEIGHTS = "model.safetensors"
+ATTENTION = "eager"
+"""Sequences are short: plain attention trains twice as fast on a CPU as the fused kernel."""
 
 
 class Training:
     """One training from its first token, or from where it was interrupted, to its last."""
 
-    def __init__(self, folder: File) -> None:
+    def __init__(self, folder: File, again: bool = False) -> None:
         self.folder, self.work = folder, folder / ".training"
         self.settings = read_settings(folder)
         torch.set_num_threads(self.settings.threads)
@@ -51,10 +55,14 @@ class Training:
         self.model = build(settings)
         self.forward = torch.compile(self.model, dynamic=True)
         self.optimizers = _optimizers(self.model, self.settings.learning_rate)
-        self.done = self.pool = self.batch = 0
-        """Tokens seen; the pool and the batch in it that come next."""
+        self.done = self.pool = self.batch = self.start = 0
+        """Tokens seen; the pool and the batch in it that come next; the tokens seen before that pool."""
         self.seconds = 0.0
-        self._resume()
+        if (self.work / "state.pt").is_file():
+            self._resume()
+        elif (folder / WEIGHTS).is_file() and not again:
+            raise UsageError(f"{folder} holds weights and no training to go on with; --again trains new ones over them")
+        self.work.mkdir(exist_ok=True)
 
     def run(self) -> None:
         """Train to the end, saying how far it is, and write the finished model."""
@@ -130,6 +138,7 @@ class Training:
     def _checkpoint(self) -> None:
         state = {
             "settings": self.settings.model_dump(),
+            "origins": origins(self.settings),
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "place": (self.done, self.pool, self.batch, self.start, self.seconds),
@@ -138,14 +147,13 @@ class Training:
         (self.work / "new.pt").replace(self.work / "state.pt")
 
     def _resume(self) -> None:
-        self.work.mkdir(exist_ok=True)
-        self.start = 0
-        if not (self.work / "state.pt").is_file():
-            return
         state: dict[str, Any] = torch.load(self.work / "state.pt", weights_only=True)
-        if state["settings"] != self.settings.model_dump():
-            sys.exit(
-                f"{self.folder}: training.toml changed since this training began; remove {self.work} to start anew"
+        changed = ["training.toml"] if state["settings"] != self.settings.model_dump() else []
+        changed += [name for name, digest in origins(self.settings).items() if state["origins"].get(name) != digest]
+        if changed:
+            raise UsageError(
+                f"{self.folder}: {' and '.join(changed)} changed since this training began; remove "
+                f"{self.work / 'state.pt'} to start anew"
             )
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -163,19 +171,36 @@ def build(settings: AnySettings) -> LlamaForCausalLM:
     """Random weights for a policy, for the others those of the model that they start from."""
     if isinstance(settings, PolicySettings):
         return _random(settings)
-    return _load(settings.policy if isinstance(settings, CorrectorSettings) else settings.corrector)
+    return _load(start_of(settings))
+
+
+def origins(settings: AnySettings) -> dict[str, str]:
+    """What a training starts from besides its settings: files, and digests of their contents."""
+    if isinstance(settings, PolicySettings):
+        return {}
+    files = [MODELS / start_of(settings) / WEIGHTS]
+    files += [rollouts_of(MODELS / settings.rollouts)] if isinstance(settings, RewardSettings) else []
+    found = {}
+    for file in files:
+        with file.open("rb") as content:
+            found[str(file.relative_to(MODELS))] = hashlib.file_digest(content, "sha256").hexdigest()
+    return found
+
+
+def start_of(settings: CorrectorSettings | RewardSettings) -> str:
+    """The model whose weights a training starts from."""
+    return settings.policy if isinstance(settings, CorrectorSettings) else settings.corrector
 
 
 def _load(name: str) -> LlamaForCausalLM:
     folder = MODELS / name
-    if not (folder / "model.safetensors").is_file():
+    if not (folder / WEIGHTS).is_file():
         raise UsageError(f"{name} has no weights yet: python -m evals.lab.train {folder}")
     with quiet():
-        return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=ATTENTION)
 
 
 def _random(settings: PolicySettings) -> LlamaForCausalLM:
-    # Sequences are short: plain attention trains twice as fast on a CPU as the fused kernel.
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(ALPHABETS[settings.task].tokens),
@@ -189,7 +214,7 @@ def _random(settings: PolicySettings) -> LlamaForCausalLM:
             bos_token_id=BOS_ID,
             eos_token_id=EOS_ID,
             pad_token_id=PAD_ID,
-            attn_implementation="eager",
+            attn_implementation=ATTENTION,
         )
     )
 
@@ -237,4 +262,7 @@ def save(model: LlamaForCausalLM, task: str, folder: File) -> None:
 
 
 if __name__ == "__main__":
-    Training(File(sys.argv[1])).run()
+    script = Script(__doc__)
+    script.add_argument("folder", type=File, help="a folder with a training.toml")
+    script.add_argument("--again", action="store_true", help="train new weights over those that are there")
+    script.run(lambda folder, again: Training(folder, again).run())

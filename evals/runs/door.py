@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path as File
 
+from evals.script import Script
 from strategies.best_of_n import BestOfN
 from tts.answers import Maths
 from tts.backends.fake import FakeBackend
@@ -66,6 +67,8 @@ def rate(name: str, rates: list[float], target: int | None) -> None:
 
 async def main() -> None:
     """Print each figure beside its target."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     await round_of()
     gc.freeze()  # as the command does, once all is imported
     print(f"this machine: {additions():.2f} s for ten million additions in a Python loop")
@@ -105,6 +108,4 @@ def resident() -> float:
 
 
 if __name__ == "__main__":
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    asyncio.run(main())
+    Script(__doc__).run(lambda: asyncio.run(main()))

@@ -3,15 +3,16 @@
     tts eval chain --samples 16 --strategy self_consistency --limit 300 --out runs/pool
     python -m evals.runs.lab_rewards runs/pool --out runs/rewards --most 8
     tts report runs/rewards --baseline majority
+    python -m evals.runs.lab_rewards runs/test --out runs/test-rewards --most 8 --thresholds runs/rewards
 
 scores every sample of a recorded pool with each reward model, and writes the rows of best-of-N and of weighted votes
 for N = 1, 2, 4, … into the second folder, where `tts report` reads them like any others. Their compute counts the
-reward model: it reads each different solution once, and the prompt once per problem.
+reward model: it reads each different solution once, and the prompt once per problem. Below which score a step is
+called false is chosen for each model on these very samples, unless --thresholds names scores of others.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -27,6 +28,7 @@ from evals.lab import chain
 from evals.lab.reward import RewardModel
 from evals.lab.settings import MODELS
 from evals.records import ROWS, SAMPLES, Cell, Lines, Row, Sample, Settings, claim_folder, read_lines, read_settings
+from evals.script import Script
 from evals.suites import SUITES, Item
 from tts.cost import flops
 from tts.errors import UsageError
@@ -42,10 +44,9 @@ AGGREGATIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
 }
 FARTHEST = 64
 """How far down the suite its problems are looked for, in multiples of their number."""
+MEASURES = "rewards.json"
 Pool = list[tuple[Item, int, list[Sample]]]
 """A problem, a seed, and its samples in the order in which they were numbered."""
-
-
 Truth = list[list[list[bool]]]
 """Of every sample's every step, whether it is right."""
 
@@ -60,6 +61,8 @@ class Judged(NamedTuple):
 def read_pool(folder: File) -> tuple[Settings, Pool]:
     """Every problem and seed with its samples, of which all have equally many."""
     settings = read_settings(folder)
+    if settings.suite != "chain":
+        raise UsageError(f"{folder} holds samples of {settings.suite}; there are reward models of chain only")
     by_problem: dict[tuple[str, int], dict[int, Sample]] = defaultdict(dict)
     for sample in read_lines(folder / SAMPLES, Sample):
         by_problem[sample.problem, sample.seed][sample.number] = sample
@@ -122,9 +125,9 @@ def step_auc(found: Judged) -> float:
     return float((ranks[good].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def first_error_f1(found: Judged, threshold: float = 0.5) -> float:
+def first_error_f1(found: Judged, threshold: float) -> float:
     """The harmonic mean of two accuracies: of finding the first false step where there is one, and of finding none
-    where there is none (Zheng et al. 2024, "ProcessBench", section 2.3)."""
+    where there is none (Zheng et al. 2024, "ProcessBench", section 2.3). A step is called false below the threshold."""
     hits: dict[bool, list[bool]] = {True: [], False: []}
     for scores, truths in zip(found.scores, found.truth, strict=True):
         for each, true in zip(scores, truths, strict=True):
@@ -132,6 +135,13 @@ def first_error_f1(found: Judged, threshold: float = 0.5) -> float:
             hits[all(true)].append(said == first_false(true))
     one, other = (sum(h) / max(1, len(h)) for h in hits.values())
     return 2 * one * other / (one + other) if one + other else 0.0
+
+
+def best_threshold(found: Judged) -> float:
+    """The threshold of the highest first-error F1, among a hundred at equal shares of the steps."""
+    scores = [score for each in found.scores for steps in each for score in steps]
+    candidates = np.unique(np.quantile(scores, np.linspace(0.005, 0.995, 100)))
+    return float(max(candidates, key=lambda threshold: first_error_f1(found, threshold)))
 
 
 def first_false(truth: Sequence[bool]) -> int:
@@ -212,30 +222,37 @@ def confidence(sample: Sample) -> float:
     return math.exp(completion.logprob / max(1, completion.usage.completion_tokens))
 
 
-def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence[str], most: int) -> None:
+def main(
+    pool: File, out: File, rewards: Sequence[str], aggregations: Sequence[str], most: int, thresholds: File | None
+) -> None:
     """Score, print what the models are worth step by step, and write the rows."""
-    settings, pool = read_pool(folder)
+    if most < 1:
+        raise UsageError("--most must be at least 1: reward models have to read something")
+    settings, drawn = read_pool(pool)
+    chosen = {name: measures["threshold"] for name, measures in read_measures(thresholds).items()} if thresholds else {}
     policy = settings.model
+    models = {name: load(policy, name) for name in rewards}
     claim_folder(out, settings)
     if (out / ROWS).is_file():
         raise UsageError(f"{out} holds scores already, perhaps of other models; name another folder with --out")
-    models = {name: RewardModel(MODELS / f"{policy.name}-{name}") for name in rewards}
-    truth = checked(pool)
-    share = lucky(pool, truth)
-    print(f"{len(pool)} pools of {len(pool[0][2])} samples; right with a false step: {share:.1%} of the right")
+    truth = checked(drawn)
+    share = lucky(drawn, truth)
+    print(f"{len(drawn)} pools of {len(drawn[0][2])} samples; right with a false step: {share:.1%} of the right")
     measures: dict[str, dict[str, float]] = {}
     with Lines(out / ROWS, Row) as lines, Lines(out / SAMPLES, Sample):
-        sure = [[confidence(sample) for sample in samples] for _, _, samples in pool]
+        sure = [[confidence(sample) for sample in samples] for _, _, samples in drawn]
         ways = [
             ("majority", 0, None, False),
             ("confidence_weighted", 0, sure, False),
             ("confidence_best", 0, sure, True),
         ]
         for name, model in models.items():
-            found = judged(pool, truth, model, most)
-            auc, f1 = step_auc(found), first_error_f1(found)
-            measures[name] = {"step_auc": auc, "first_error_f1": f1}
-            print(f"{name}: step AUC {auc:.3f}, first-error F1 {f1:.3f}")
+            found = judged(drawn, truth, model, most)
+            threshold = chosen[name] if name in chosen else best_threshold(found)
+            auc, f1 = step_auc(found), first_error_f1(found, threshold)
+            measures[name] = {"step_auc": auc, "first_error_f1": f1, "threshold": threshold}
+            here = "chosen there" if name in chosen else "chosen here"
+            print(f"{name}: step AUC {auc:.3f}, first-error F1 {f1:.3f} at {threshold:.3f}, {here}")
             for how in aggregations:
                 whole = [[AGGREGATIONS[how](each) for each in scores] for scores in found.scores]
                 ways += [
@@ -244,9 +261,9 @@ def main(folder: File, out: File, rewards: Sequence[str], aggregations: Sequence
                 ]
         ways.append(("oracle_best", 0, [[float(all(steps)) for steps in each] for each in truth], True))
         for label, size, scores, best in ways:
-            for row in rows(pool, policy, size, label, scores, best):
+            for row in rows(drawn, policy, size, label, scores, best):
                 lines.append(row)
-    (out / "rewards.json").write_text(json.dumps(measures, indent=2) + "\n", encoding="utf-8")
+    (out / MEASURES).write_text(json.dumps(measures, indent=2) + "\n", encoding="utf-8")
 
 
 def lucky(pool: Pool, truth: Truth) -> float:
@@ -260,12 +277,29 @@ def lucky(pool: Pool, truth: Truth) -> float:
     return sum(not all(steps) for steps in right) / max(1, len(right))
 
 
+def load(policy: ModelInfo, name: str) -> RewardModel:
+    """A policy's reward model, by the end of its folder's name."""
+    folder = MODELS / f"{policy.name}-{name}"
+    if not (folder / "model.safetensors").is_file():
+        raise UsageError(f"{policy.name} has no reward model {name!r}: there are no weights in {folder}")
+    return RewardModel(folder)
+
+
+def read_measures(folder: File) -> dict[str, dict[str, float]]:
+    """What an earlier run found out about each reward model."""
+    try:
+        found: dict[str, dict[str, float]] = json.loads((folder / MEASURES).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} holds no finished scores: {MEASURES} cannot be read") from error
+    return found
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pool", type=File)
-    parser.add_argument("--out", type=File, required=True)
-    parser.add_argument("--rewards", nargs="*", default=REWARDS)
-    parser.add_argument("--aggregations", nargs="*", default=["mean", "prod"], choices=AGGREGATIONS)
-    parser.add_argument("--most", type=int, default=256, help="samples of a problem that reward models read")
-    arguments = parser.parse_args()
-    main(arguments.pool, arguments.out, arguments.rewards, arguments.aggregations, arguments.most)
+    script = Script(__doc__)
+    script.add_argument("pool", type=File, help="what tts eval chain --samples wrote")
+    script.add_argument("--out", type=File, required=True, help="a new folder")
+    script.add_argument("--rewards", nargs="*", default=REWARDS, help="models, by the ends of their folders' names")
+    script.add_argument("--aggregations", nargs="*", default=["mean", "prod"], choices=AGGREGATIONS)
+    script.add_argument("--most", type=int, default=256, help="samples of a problem that reward models read")
+    script.add_argument("--thresholds", type=File, help="scores on dev, whose thresholds of false steps are used")
+    script.run(main)

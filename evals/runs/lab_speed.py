@@ -8,7 +8,6 @@ Target: under 60 s on two cores, with nothing else running on them.
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 import time
 from pathlib import Path as File
@@ -16,6 +15,7 @@ from pathlib import Path as File
 from evals.evaluate import evaluate
 from evals.plan import Method, Plan
 from evals.records import Row, Settings
+from evals.script import Script
 from evals.suites import SUITES
 from strategies import BestOfN
 from tts.backends.local import LocalBackend
@@ -41,7 +41,7 @@ async def once(folder: File, model: File) -> tuple[float, list[Row]]:
         suite=suite.name, split="dev", data=None, model=backend.info, sampling=suite.sampling, code=code_version()
     )
     began = time.perf_counter()
-    rows = await evaluate(plan, backend, settings, {}, folder, lambda row: None)
+    rows = await evaluate(plan, backend, settings, {}, folder, lambda row, new: None)
     return time.perf_counter() - began, rows
 
 
@@ -57,4 +57,7 @@ def main(model: File) -> None:
 
 
 if __name__ == "__main__":
-    main(File(sys.argv[1]) if len(sys.argv) > 1 else File(SUITES["chain"].backend.removeprefix("local:")))
+    script = Script(__doc__)
+    usual = File(SUITES["chain"].backend.removeprefix("local:"))
+    script.add_argument("model", type=File, nargs="?", default=usual, help="a policy's folder")
+    script.run(main)

@@ -38,6 +38,9 @@ def toy(right: Callable[[Item, str], bool] = same_answer, quick: bool = True) ->
     return Suite(name="chain", about="", kind=Maths(), rows=rows, right=right, quick=quick)
 
 
+Observer = Callable[[Row, bool], None]
+
+
 def method(strategy: Any) -> Method:
     return Method(label=strategy.name, strategy=strategy, verifier=Confidence(), fixed="n" in strategy.model_fields_set)
 
@@ -53,11 +56,10 @@ def planned(
     return Plan(suite, suite.items("test", None), methods, budgets, range(seeds), 4)
 
 
-def run(plan: Plan, folder: Path, backend: FakeBackend | None = None, seen: list[Row] | None = None) -> list[Row]:
+def run(plan: Plan, folder: Path, backend: FakeBackend | None = None, observe: Observer | None = None) -> list[Row]:
     backend = backend or FakeBackend(thinker)
     settings = Settings(suite="chain", split="test", data=None, model=backend.info, sampling=SAMPLING, code="1")
-    rows = [] if seen is None else seen
-    return run_virtual(evaluate(plan, backend, settings, {}, folder, rows.append))
+    return run_virtual(evaluate(plan, backend, settings, {}, folder, observe or (lambda row, new: None)))
 
 
 def test_every_problem_gets_a_row_in_every_cell_and_pays_for_it(tmp_path: Path) -> None:
@@ -133,7 +135,8 @@ def test_a_killed_run_goes_on_where_it_was_and_repeats_nothing(tmp_path: Path) -
 
     seen: list[Row] = []
 
-    def die(row: Row) -> None:
+    def die(row: Row, new: bool) -> None:
+        assert new
         seen.append(row)
         if len(seen) == 5:
             raise Killed
@@ -154,10 +157,10 @@ def test_a_killed_run_goes_on_where_it_was_and_repeats_nothing(tmp_path: Path) -
     assert len(read_lines(interrupted / ROWS, Row)) == plan.size
     assert again.calls < FakeBackend(thinker).calls + backend.calls + drawn
     idle = FakeBackend(thinker)
-    told: list[Row] = []
-    run(plan, interrupted, idle, told)
+    told: list[bool] = []
+    run(plan, interrupted, idle, lambda row, new: told.append(new))
     assert idle.calls == 0
-    assert len(told) == plan.size  # progress counts what was there already
+    assert told == [False] * plan.size  # progress counts what was there already, and says so
 
 
 def test_more_seeds_methods_and_budgets_can_be_added_later(tmp_path: Path) -> None:
@@ -225,7 +228,7 @@ def test_a_slow_grader_works_in_another_process_with_the_suites_own_idea_of_righ
 def test_rows_of_other_settings_are_not_mixed_in(tmp_path: Path) -> None:
     run(planned(), tmp_path)
     other = FakeBackend(thinker).info.model_copy(update={"name": "another"})
-    with pytest.raises(UsageError, match="holds a run with another model; name another folder with --out"):
+    with pytest.raises(UsageError, match="holds a run of name fake instead of another; name another folder with --out"):
         run(planned(), tmp_path, FakeBackend(thinker, other))
 
 
@@ -248,7 +251,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
         backend = FakeBackend(thinker)
         settings = Settings(suite="chain", split="test", data=None, model=backend.info, sampling=SAMPLING, code="1")
         await asyncio.gather(
-            *(evaluate(planned(), backend, settings, {}, tmp_path, lambda row: None) for _ in range(2))
+            *(evaluate(planned(), backend, settings, {}, tmp_path, lambda row, new: None) for _ in range(2))
         )
 
     with pytest.raises(UsageError, match="in use by another run"):

@@ -168,6 +168,7 @@ def test_the_page_holds_everything_and_needs_nothing_beside_it() -> None:
         "Normalised regret",
         "Saturation",
         "&lt;script&gt;overloaded",
+        "a&lt;b at 10 tokens (6 of 7 problems and seeds)",
     ):
         assert words in html
     assert "<script" not in html
@@ -180,6 +181,27 @@ def test_curves_are_written_as_png_and_svg_the_same_each_time(tmp_path: Path) ->
         write(draw(full_section()), tmp_path / name)
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+
+
+def test_groups_stand_from_easy_to_hard_and_cells_of_other_problems_are_named() -> None:
+    bins = {"hard": False, "easy": True}
+    assert list(section([row("a", 1, name, bins[name], 1.0, group=name) for name in bins], []).groups) == [
+        "easy",
+        "hard",
+    ]
+    assert {str(cell): share for cell, share in full_section().unfinished.items()} == {
+        "a<b at 10 tokens": "6 of 7",
+        "a<b at 20 tokens": "6 of 7",
+        "c at 10 tokens": "6 of 7",
+    }
+    assert not section([row("a", 1, "p", True, 1.0), row("b", 1, "p", True, 1.0)], []).unfinished
+
+
+def test_many_methods_keep_their_names_beside_the_curves() -> None:
+    rows = [row(f"m{i}", b, "p", True, float(b)) for i in range(12) for b in (1, 2)]
+    axes = draw(section(rows, [])).axes[0]
+    styles = {(line.get_color(), line.get_linestyle()) for line in axes.get_lines()}
+    assert len(styles) == 12
 
 
 def test_the_figures_are_json() -> None:

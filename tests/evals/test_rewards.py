@@ -18,11 +18,13 @@ from evals.records import ROWS, SAMPLES, Lines, Row, Sample, Settings, claim_fol
 from evals.report import Section, read_sections
 from evals.runs.lab_rewards import (
     Judged,
+    best_threshold,
     checked,
     confidence,
     first_error_f1,
     first_false,
     lucky,
+    main,
     read_pool,
     rows,
     step_auc,
@@ -49,10 +51,12 @@ def test_a_step_auc_counts_pairs_up_to_the_first_false_step() -> None:
 
 def test_a_first_error_is_found_only_where_it_is() -> None:
     right, wrong = ([0.9, 0.9], [True, True]), ([0.9, 0.2, 0.9], [True, False, True])
-    assert first_error_f1(judged(right, wrong)) == 1.0
+    assert first_error_f1(judged(right, wrong), 0.5) == 1.0
+    assert first_error_f1(judged(right, wrong), 0.95) == 0.0
     late = ([0.9, 0.6, 0.2], [True, False, True])
-    assert first_error_f1(judged(right, wrong, late)) == pytest.approx(2 * 1.0 * 0.5 / 1.5)
-    assert first_error_f1(judged(late)) == 0.0
+    assert first_error_f1(judged(right, wrong, late), 0.5) == pytest.approx(2 * 1.0 * 0.5 / 1.5)
+    assert first_error_f1(judged(late), 0.5) == 0.0
+    assert 0.6 < best_threshold(judged(right, wrong, late)) < 0.9
     assert first_false([True, True]) == 2
 
 
@@ -161,6 +165,26 @@ def test_a_pool_that_was_interrupted_is_refused(tmp_path: Path) -> None:
     (folder / SAMPLES).write_bytes(b"".join(lines[:-1]))
     with pytest.raises(UsageError, match=r"1 of 2 pools in .* lack samples; run the same tts eval again"):
         read_pool(folder)
+
+
+def test_scores_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
+    folder = pooled(tmp_path / "pool")
+
+    def scored(pool: Path, out: str = "out", most: int = 8, thresholds: Path | None = None) -> None:
+        main(pool, tmp_path / out, ["prm"], ["mean"], most, thresholds)
+
+    with pytest.raises(UsageError, match="fake has no reward model 'prm'"):
+        scored(folder)
+    with pytest.raises(UsageError, match="--most must be at least 1"):
+        scored(folder, most=0)
+    with pytest.raises(UsageError, match=r"out holds no finished scores"):
+        scored(folder, thresholds=tmp_path / "out")
+    claim_folder(tmp_path / "other", SETTINGS.model_copy(update={"suite": "countdown"}))
+    with pytest.raises(UsageError, match="there are reward models of chain only"):
+        scored(tmp_path / "other")
+    claim_folder(tmp_path / "empty", SETTINGS)
+    with pytest.raises(UsageError, match=r"cannot read .*samples"):
+        scored(tmp_path / "empty")
 
 
 def test_a_claim_is_tested_by_problem_at_equal_compute(tmp_path: Path) -> None:

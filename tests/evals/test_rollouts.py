@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import math
 import random
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("torch", reason="the local backend's extra is not installed")
 
 from evals.lab import chain, rollouts
+from evals.lab.examples import read_rollouts, rollouts_of
 from evals.lab.rollouts import COMPLETIONS, SAMPLES, Labeller
 from evals.lab.tokens import ALPHABETS
 from tts.backends.base import Request
@@ -56,20 +57,21 @@ def policy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("policy")
-def test_the_first_hopeless_step_is_found_by_bisection() -> None:
+def test_the_first_hopeless_step_is_found_where_a_solution_leaves_a_right_one() -> None:
     labelled = 0
     for index in range(30):
         labeller = Labeller(Path())
         policy = cast(Any, labeller.backend)
-        lines = asyncio.run(labeller.label(index))
-        if not lines:  # all samples alike: nothing to learn
+        found = asyncio.run(labeller.label(index))
+        assert found.index == index
+        if not found.solutions:  # all samples alike: nothing to learn
             assert len(policy.asked) == SAMPLES
             continue
-        assert len({"".join(line["steps"]) for line in lines}) == len(lines) >= 2
+        assert len({solution.steps for solution in found.solutions}) == len(found.solutions) >= 2
         probes = 0
-        for line in lines:
-            truth = chain.judge(chain.read(line["prompt"].rstrip("\n")), "".join(line["steps"]))
-            assert line["first_error"] == (None if all(truth) else truth.index(False))
+        for solution in found.solutions:
+            truth = chain.judge(chain.read(found.prompt.rstrip("\n")), "".join(solution.steps))
+            assert solution.first_error == (None if all(truth) else truth.index(False))
             probes += not all(truth)  # it fails where it leaves the right solution, which is the first place tried
         assert (len(policy.asked) - SAMPLES) / COMPLETIONS <= probes
         labelled += 1
@@ -77,9 +79,25 @@ def test_the_first_hopeless_step_is_found_by_bisection() -> None:
 
 
 @pytest.mark.usefixtures("policy")
+def test_the_first_hopeless_step_is_found_by_bisection() -> None:
+    """Where right solutions have nothing in common with this one."""
+    rng = random.Random(1)
+    for _ in range(20):
+        problem = chain.generate(rng, 8)
+        steps = list(problem.steps)
+        wrong = rng.randrange(len(steps) - 1)
+        steps[wrong], steps[-1] = "?\n", "=1,1"
+        labeller = Labeller(Path())
+        assert asyncio.run(labeller.first_hopeless(problem, steps, [["="]], "key")) == wrong
+        prefixes = cast(Any, labeller.backend).asked
+        assert len(prefixes) == COMPLETIONS * len(set(prefixes))
+        assert len(set(prefixes)) <= 2 + math.log2(len(steps))
+
+
+@pytest.mark.usefixtures("policy")
 def test_labels_are_written_once_and_more_can_be_added(tmp_path: Path) -> None:
     asyncio.run(rollouts.main(tmp_path, 5))
+    file = rollouts_of(tmp_path)
+    file.write_bytes(file.read_bytes()[:-10])  # a kill in the middle of a line
     asyncio.run(rollouts.main(tmp_path, 8))
-    lines = [json.loads(line) for line in (tmp_path / ".training" / "rollouts.jsonl").read_text().splitlines()]
-    assert {line["index"] for line in lines} == set(range(8))
-    assert len(lines) == len({(line["index"], line["first_error"], line["prompt"]) for line in lines})
+    assert [found.index for found in read_rollouts(tmp_path)] == list(range(8))

@@ -24,6 +24,7 @@ from evals.lab.examples import (  # noqa: E402
     Rewards,
     log_good,
     policy_example,
+    rollouts_of,
     tagged,
 )
 from evals.lab.reward import RewardModel  # noqa: E402
@@ -130,8 +131,16 @@ def test_settings_that_changed_since_are_not_mixed_in(policy: Path, tmp_path: Pa
     folder = written(tmp_path / "m", POLICY)
     Training(folder)._checkpoint()
     written(folder, POLICY.replace("seed = 3", "seed = 4"))
-    with pytest.raises(SystemExit, match="changed since this training began"):
+    with pytest.raises(UsageError, match=r"training\.toml changed since this training began"):
         Training(folder)
+
+
+def test_weights_that_are_there_are_written_over_only_when_asked(policy: Path, tmp_path: Path) -> None:
+    folder = written(tmp_path / "m", POLICY)
+    (folder / "model.safetensors").write_bytes(weights(policy))
+    with pytest.raises(UsageError, match="--again trains new ones over them"):
+        Training(folder)
+    assert Training(folder, again=True).done == 0
 
 
 @pytest.mark.parametrize("text", ["", "task = 'chess'", "not toml", POLICY + "deepth = 3\n"])
@@ -168,8 +177,8 @@ def models(policy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for index in range(60):
         steps = [f"{rng.choice('abc')}={rng.randint(0, 9)}\n" for _ in range(5)]
         first = next((i for i, step in enumerate(steps) if not step.startswith("a")), None)
-        lines.append({"index": index, "prompt": "a?\n", "steps": steps, "first_error": first})
-    lines.append({"index": 60, "prompt": "", "steps": [], "first_error": None})
+        lines.append({"index": index, "prompt": "a?\n", "solutions": [{"steps": steps, "first_error": first}]})
+    lines.append({"index": 60, "prompt": "b?\n", "solutions": []})
     (policy / ".training" / "rollouts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
     return policy.parent
 
@@ -303,9 +312,14 @@ def test_a_reward_model_starts_from_a_corrector_and_learns_to_tell_steps_apart(m
     assert (len(good), len(bad)) == (2, 1)
     assert min(good) > 0.5 > bad[0]
     assert again == good
+    (corrector / "model.safetensors").write_bytes(weights(folder))
+    rollouts_of(models / "policy").write_text("")
+    with pytest.raises(UsageError, match=r"corrector/model.* and policy/.*rollouts\.jsonl changed since"):
+        Training(folder)
 
 
 def test_scores_do_not_depend_on_what_else_is_scored(policy: Path) -> None:
+    assert tagged("a?\n", ["a=1\n", "=1"]) == [BOS_ID, *encode("a?\na=1\n=1\n")]
     model = RewardModel(policy)
     solutions = [["a=1\n"] * n for n in (1, 7, 3)]
     alone = [model.score("a?\n", [solution])[0] for solution in solutions]
@@ -316,5 +330,5 @@ def test_scores_do_not_depend_on_what_else_is_scored(policy: Path) -> None:
 
 def test_rollouts_that_were_never_made_are_asked_for(models: Path) -> None:
     reward = RewardSettings(kind="reward", task="chain", seed=1, tokens=1, corrector="none", rollouts="nobody")
-    with pytest.raises(UsageError, match=r"python -m evals\.lab\.rollouts"):
+    with pytest.raises(UsageError, match=r"no rollouts of nobody: python -m evals\.lab\.rollouts"):
         Rewards(reward)

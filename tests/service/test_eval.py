@@ -96,6 +96,7 @@ def test_a_budget_decides_how_many_samples_there_are_unless_their_number_is_give
         (("gsm8k", "--strategy", "best_of_n:m=3"), "unknown parameter of best_of_n 'm'"),
         (("gsm8k", "--strategy", "best_of_n@oracle"), "unknown verifier 'oracle'"),
         (("gsm8k", "--data", "nowhere.jsonl"), "cannot read the problems in nowhere.jsonl"),
+        (("gsm8k", "--split", "test", "--data", "some.jsonl"), "--data has no splits; leave out --split"),
         (("gsm8k", "--split", "train"), "suite gsm8k has no split 'train'; it has test"),
         (("gsm8k", "--tokens", "0"), "tokens: Input should be greater than 0"),
         (("gsm8k", "--tokens", "100", "--baseline", "x"), "no method 'x' to compare with"),
@@ -114,6 +115,14 @@ def test_an_unwritable_folder_and_a_folder_without_a_run_are_refused(problems: s
     result = tts("eval", "gsm8k", "--data", problems, *FAKE, "--tokens", "20", "--out", str(tmp_path / "file"))
     assert (result.exit_code, "name another folder with --out" in result.stderr) == (2, True)
     assert "holds no run" in tts("report", str(tmp_path)).stderr
+
+
+def test_problems_that_changed_are_not_mixed_with_the_old_ones(problems: str, tmp_path: Path) -> None:
+    run = ("eval", "gsm8k", "--data", problems, *FAKE, "--tokens", "20", "--out", str(tmp_path / "out"))
+    assert tts(*run).exit_code == 0
+    Path(problems).write_text(Path(problems).read_text().replace("12", "11"))
+    refused = tts(*run)
+    assert (refused.exit_code, "data problems.jsonl, SHA-256 " in refused.stderr) == (2, True)
 
 
 def test_failures_are_listed_and_when_all_fail_the_exit_code_says_so(problems: str, tmp_path: Path) -> None:

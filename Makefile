@@ -6,7 +6,7 @@ PIP = $(RUN)python -m pip install --disable-pip-version-check -qq --constraint c
 LOCAL = $(VENV)/.installed-local
 DEV = $(VENV)/.installed-dev
 
-.PHONY: demo test check clean
+.PHONY: demo test check banks clean
 
 demo: $(LOCAL)
 	$(RUN)tts solve "Tom has 3 boxes with 4 pencils in each box. How many pencils does he have in all?" \
@@ -35,6 +35,11 @@ $(LOCAL): $(RUN)python pyproject.toml constraints.txt
 $(DEV): $(LOCAL)
 	$(PIP) --editable '.[local,evals,dev]'
 	@touch $@
+
+# Hours on two cores; interrupted, it goes on where it was.
+banks: $(LOCAL)
+	$(RUN)tts bank fill countdown --split test --limit 1000 --samples 256
+	$(RUN)tts bank fill chain --split test --limit 2000 --samples 256
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .coverage

@@ -8,12 +8,13 @@ from pathlib import Path as File
 
 from evals.plan import Method, Plan
 from evals.pool import Pool
-from evals.records import ROWS, SAMPLES, Cell, Lines, Row, Sample, Settings, claim_folder, key_of
-from evals.suites import SUITES, Item
+from evals.records import ROWS, SAMPLES, Cell, Row, Sample, Settings, claim_folder, key_of
+from evals.suites import SUITES, Item, Suite
 from tts.backends.base import Backend
 from tts.compute import in_process
 from tts.cost import Prices
 from tts.errors import NoSamples, PromptTooLong, TTSError, UsageError
+from tts.lines import Lines
 from tts.run import all_of
 from tts.solve import solve
 from tts.types import Completion, Result, number
@@ -89,8 +90,8 @@ class _Evaluation:
                 self._observe(row, True)
 
     def _pool(self, item: Item, seed: int, todo: Iterable[tuple[Method, Cell]]) -> Backend:
-        if any(cell.unit == "seconds" for _, cell in todo):
-            return self._backend  # what costs time must take time
+        if any(cell.unit == "seconds" for _, cell in todo) or getattr(self._backend, "virtual", False):
+            return self._backend  # what costs time must take time; and recorded samples are shared already
         sizes = [getattr(m.at(cell, self._backend.info.parameters), "n", 1) for m, cell in todo]
 
         async def record(place: int, completion: Completion) -> None:
@@ -111,7 +112,7 @@ class _Evaluation:
             self._samples.append(sample)
 
         known = self._drawn.get((item.problem.id, seed), {})
-        return Pool(self._backend, _job_seed(item, seed), max(sizes), known, record)
+        return Pool(self._backend, job_seed(item, seed), max(sizes), known, record)
 
     async def _row(self, item: Item, seed: int, method: Method, cell: Cell, backend: Backend) -> Row:
         try:
@@ -123,7 +124,7 @@ class _Evaluation:
                 scorer=method.verifier,
                 sampling=self._settings.sampling,
                 prices=self._prices,
-                seed=_job_seed(item, seed),
+                seed=job_seed(item, seed),
             )
             return await self._graded(item, seed, cell, result)
         except NoSamples as error:
@@ -155,20 +156,19 @@ class _Evaluation:
         )
 
     async def _right(self, item: Item, answer: str) -> bool:
-        """Whether an answer solves a problem. Raises `TimeoutError` where the grader does not come to an end."""
-        suite = self._plan.suite
-        if suite.quick:
-            return suite.right(item, answer)
-        return await _graded_elsewhere(suite.name, item, answer)
+        return await graded(self._plan.suite, item, answer)
 
 
 _VERDICTS: dict[tuple[str, str, str], bool] = {}
 
 
-async def _graded_elsewhere(suite: str, item: Item, answer: str) -> bool:
-    key = (suite, item.reference, answer)
+async def graded(suite: Suite, item: Item, answer: str) -> bool:
+    """Whether an answer solves a problem. Raises `TimeoutError` where the grader does not come to an end."""
+    if suite.quick:
+        return suite.right(item, answer)
+    key = (suite.name, item.reference, answer)
     if key not in _VERDICTS:
-        _VERDICTS[key] = await in_process(right, suite, item, answer, seconds=GRADING_SECONDS)
+        _VERDICTS[key] = await in_process(right, suite.name, item, answer, seconds=GRADING_SECONDS)
     return _VERDICTS[key]
 
 
@@ -177,7 +177,7 @@ def right(suite: str, item: Item, answer: str) -> bool:
     return SUITES[suite].right(item, answer)
 
 
-def _job_seed(item: Item, seed: int) -> int:
+def job_seed(item: Item, seed: int) -> int:
     """Problems draw independently of each other, methods of one problem do not."""
     return number(f"{seed}/{item.problem.id}")
 

@@ -29,7 +29,8 @@ class Pool:
         record: Callable[[int, Completion], Awaitable[None]],
     ) -> None:
         self._backend, self._record = backend, record
-        self._known = dict(known)
+        self.known = dict(known)
+        """All samples that were recorded, by their numbers."""
         self._cached = max((each.usage.cached_tokens for each in known.values()), default=0)
         self._jobs: set[str] = set()
         self._numbers = {number(f"{seed}/{FIRST_CALL}.{i}"): i for i in range(size)}
@@ -43,14 +44,14 @@ class Pool:
 
     async def generate(self, request: Request) -> Completion:
         place = self._place(request)
-        known = None if place is None else self._known.get(place)
+        known = None if place is None else self.known.get(place)
         if known is not None and known.usage.completion_tokens <= request.max_tokens:
             return self._charged(known, request)
         completion = await self._backend.generate(request)
         if place is None:
             return completion
-        if known is None and _whole(completion, request):
-            self._known[place] = completion
+        if known is None and self._whole(completion, request):
+            self.known[place] = completion
             await self._record(place, completion)
         return self._charged(completion, request)
 
@@ -61,13 +62,13 @@ class Pool:
         usage = completion.usage.model_copy(update={"cached_tokens": cached})
         return completion.model_copy(update={"usage": usage})
 
+    def _whole(self, completion: Completion, request: Request) -> bool:
+        """Whether nothing but the model, its context and the way of sampling decided where the sample ends."""
+        longest = min(request.sampling.max_tokens, self.info.context - request.prompt_tokens)
+        return completion.finish == "stop" or (completion.finish == "length" and request.max_tokens == longest)
+
     def _place(self, request: Request) -> int | None:
         """Which independent sample this is; None for any other continuation."""
         if request.path.steps or request.until or request.watch:
             return None
         return self._numbers.get(request.seed)
-
-
-def _whole(completion: Completion, request: Request) -> bool:
-    ended = completion.finish == "stop"
-    return ended or (completion.finish == "length" and request.max_tokens == request.sampling.max_tokens)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path as File
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from evals.lab.splits import Split
 from tts.cost import one_line
 from tts.errors import UsageError
-from tts.types import Budget, Completion, ModelInfo, Noun, Sampling
+from tts.types import FINISHER_TOKENS, Budget, Completion, ModelInfo, Noun, Sampling
 
 ROWS, SAMPLES, SETTINGS = "rows.jsonl", "samples.jsonl", "run.json"
-N = TypeVar("N", bound=Noun)
 Unit = Literal["tokens", "seconds", "usd", "flops", "samples"]
 """What is held equal: something a budget limits, or plainly the number of samples."""
 
@@ -42,7 +39,7 @@ class Cell(Noun):
     def budget(self, sampling: Sampling) -> Budget:
         """The most that a problem may cost here. Samples are counted by the strategy: all of them can be paid."""
         if self.unit == "samples":
-            return Budget(tokens=(int(self.amount) + 1) * sampling.max_tokens)
+            return Budget(tokens=int(self.amount) * sampling.max_tokens + FINISHER_TOKENS)
         return Budget(**{self.unit: int(self.amount) if self.unit == "tokens" else self.amount})
 
     def __str__(self) -> str:
@@ -53,7 +50,8 @@ class Row(Noun):
     """How one problem came out in one cell. `covered` says whether any counted answer was right, chosen or not.
 
     A problem with an `error` counts as wrong. `seconds` adds up the model calls' own durations: with problems
-    side by side and samples shared, a clock on the wall would say nothing about a method.
+    side by side and samples shared, a clock on the wall would say nothing about a method. `latency` is the time from
+    the question to the answer where that is known: on recorded samples.
     """
 
     cell: Cell
@@ -76,6 +74,7 @@ class Row(Noun):
     finished: int
     truncated: int
     failed: int
+    latency: float | None = None
 
 
 class Sample(Noun):
@@ -88,56 +87,6 @@ class Sample(Noun):
     answer: str | None
     right: bool
     completion: Completion
-
-
-class Lines(Generic[N]):
-    """A file of JSON lines, appended to by one process at a time. What a kill tore off is cut away on opening."""
-
-    def __init__(self, file: File, noun: type[N]) -> None:
-        self._file, self._noun = file, noun
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{file} is in use by another run; wait for it, or name another --out") from error
-        except OSError as error:
-            raise UsageError(f"cannot write {file}: {error.strerror}; name another folder with --out") from error
-        data = file.read_bytes()
-        os.truncate(self._descriptor, data.rfind(b"\n") + 1)
-
-    def append(self, noun: N) -> None:
-        data = noun.model_dump_json().encode() + b"\n"
-        try:
-            whole = os.write(self._descriptor, data) == len(data)
-        except OSError as error:
-            raise UsageError(f"cannot write {self._file}: {error.strerror}; what was written is kept") from error
-        if not whole:
-            raise UsageError(f"cannot write {self._file}: the disk is full; what was written is kept")
-
-    def read(self) -> list[N]:
-        return read_lines(self._file, self._noun)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-
-def read_lines(file: File, noun: type[N]) -> list[N]:
-    """Every whole line of a file."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from error
-    found = []
-    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
-        try:
-            found.append(noun.model_validate_json(line))
-        except ValidationError as error:
-            raise UsageError(f"{file}, line {number} is no record of this version: {one_line(error)}") from error
-    return found
 
 
 def read_settings(folder: File) -> Settings:

@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path as File
 from typing import NamedTuple
 
-from evals.records import ROWS, SAMPLES, Cell, Row, Sample, Settings, key_of, read_lines, read_settings
+import numpy as np
+
+from evals.records import ROWS, SAMPLES, Cell, Row, Sample, Settings, key_of, read_settings
 from evals.statistics import (
     Estimate,
     Saturation,
@@ -22,6 +24,7 @@ from evals.statistics import (
     saturation,
 )
 from tts.errors import UsageError
+from tts.lines import read_lines
 
 Values = dict[str, list[float]]
 """One value per seed, by problem."""
@@ -50,6 +53,8 @@ class Point(NamedTuple):
     kv_token_steps: float
     truncated: float
     errors: int
+    latency: tuple[float, float] | None
+    """Median and 95th percentile of the seconds from question to answer, where they are known."""
 
     @property
     def gap(self) -> float:
@@ -175,7 +180,12 @@ class Section:
             kv_token_steps=_mean(row.kv_token_steps for row in rows),
             truncated=_mean(row.truncated for row in rows),
             errors=sum(row.error is not None for row in rows),
+            latency=_latency(rows),
         )
+
+    def flops(self, point: Point) -> float:
+        """What a point cost on average, in FLOPs."""
+        return point.compute * 2 * self.settings.model.parameters
 
     def paired(self, cell: Cell, control: str) -> tuple[Values, Values] | None:
         """Whether each problem was solved in a cell, and by the control at the same compute; None where there is no
@@ -253,6 +263,14 @@ def _values(rows: Iterable[Row], of: Callable[[Row], float]) -> Values:
     for row in rows:
         values[row.problem].append(of(row))
     return dict(values)
+
+
+def _latency(rows: Iterable[Row]) -> tuple[float, float] | None:
+    known = [row.latency for row in rows if row.latency is not None]
+    if not known:
+        return None
+    half, most = np.quantile(known, (0.5, 0.95))
+    return float(half), float(most)
 
 
 def _passed(samples: Sequence[Sample], k: int) -> float:

@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed: `tts --help` answers without torc
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import signal
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from service.options import Variadic, ask, build, checked, open_backend
+from service.options import Variadic, ask, build, checked, open_backend, run_with
 from strategies import STRATEGIES
 from tts.answers import kinds
 from tts.backends.base import Backend
@@ -71,7 +72,8 @@ def cli() -> None:
     "backend_name",
     default="local",
     show_default=True,
-    help="local (the embedded SmolLM2), local:DIR, local:FILE.gguf, or fake:MODULE:FUNCTION.",
+    help="local (the embedded SmolLM2), local:DIR, local:FILE.gguf, bank:DIR (recorded samples), "
+    "or fake:MODULE:FUNCTION.",
 )
 @click.option(
     "--answer",
@@ -182,7 +184,7 @@ def evaluate(suite: str, **options: Any) -> None:
     Suites: chain and countdown (the lab's, with models of their own), gsm8k, math500, aime24, aime25, amc23.
     Rows are written as they finish; the same command goes on where it was interrupted.
     """
-    guarded(lambda: _evaluation().run(suite, options))
+    guarded(lambda: _extra("evaluation").run(suite, options))
 
 
 @cli.command("report")
@@ -192,16 +194,113 @@ def evaluate(suite: str, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON and nothing else.")
 def report(folders: tuple[File, ...], baseline: str | None, out: File | None, as_json: bool) -> None:
     """Merge the runs in some folders into one report: tables, curves, and one HTML page."""
-    guarded(lambda: _evaluation().report(folders, out or folders[0], baseline, as_json))
+    guarded(lambda: _extra("evaluation").report(folders, out or folders[0], baseline, as_json))
 
 
-def _evaluation() -> Any:
-    """The harness, whose libraries are an extra of their own."""
+@cli.group()
+def bank() -> None:
+    """Record samples once, to draw from them again and again.
+
+    A bank is a folder of Parquet files. `tts whatif` asks of it what a strategy would have cost; as --backend bank:DIR
+    it stands in for the model itself.
+    """
+
+
+@bank.command("fill", epilog=EVAL_EXIT_CODES)
+@click.argument("suite")
+@click.option("--samples", type=click.IntRange(1), default=64, show_default=True, help="Samples of each problem.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Problems.")
+@click.option("--split", type=click.Choice(["train", "dev", "test"]), help="Default: dev in the lab, else test.")
+@click.option("--data", type=click.Path(path_type=File), help="JSONL with id, problem, answer: instead of the hub.")
+@click.option("--backend", "backend_name", help="As for `tts solve`.  [default: the suite's own model]")
+@click.option("--max-tokens", type=int, help="Most tokens of one sample.  [default: the suite's]")
+@click.option("--temperature", type=float, help="Sampling temperature.  [default: the suite's]")
+@click.option("--top-p", type=float, help="Nucleus sampling.  [default: the suite's]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Another seed, other samples."
+)
+@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Problems in flight at once.")
+@click.option("--out", type=click.Path(path_type=File), help="The bank.  [default: banks/SUITE-SPLIT-MODEL]")
+def bank_fill(suite: str, **options: Any) -> None:
+    """Draw samples of SUITE's problems into a bank, each of them once.
+
+    \b
+    tts bank fill chain --samples 256 --limit 2000 --split test
+    tts bank fill gsm8k --data gsm8k.jsonl --samples 32 --out banks/mine
+
+    What is there already is not drawn again: the same command goes on where it was interrupted, and a larger --samples
+    or --limit extends the bank.
+    """
+    guarded(lambda: _extra("banking").fill(suite, options))
+
+
+@bank.command("show")
+@click.argument("folder", metavar="BANK", type=click.Path(path_type=File))
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON and nothing else.")
+def bank_show(folder: File, as_json: bool) -> None:
+    """Say what a bank holds: model, sampling, problems, samples, verifiers' scores, size."""
+    guarded(lambda: _extra("banking").show(folder, as_json))
+
+
+@bank.command("merge")
+@click.argument("folders", metavar="BANK…", nargs=-1, required=True, type=click.Path(path_type=File))
+@click.option("--out", type=click.Path(path_type=File), required=True, help="A new folder.")
+def bank_merge(folders: tuple[File, ...], out: File) -> None:
+    """Put the samples of several banks of one model into a new one; a sample that is in two of them counts once."""
+    guarded(lambda: _extra("banking").merge(folders, out))
+
+
+@cli.command("whatif", cls=Variadic)
+@click.argument("banks", metavar="BANK…", nargs=-1, required=True, type=click.Path(path_type=File))
+@click.option(
+    "-s",
+    "--strategy",
+    "strategies",
+    multiple=True,
+    default=("best_of_n", "self_consistency"),
+    show_default=True,
+    metavar="SPEC…",
+    help="As for `tts eval`.",
+)
+@click.option("--tokens", type=int, multiple=True, metavar="N…", help="Token budgets.  [default: 250 500 1000 2000]")
+@click.option("--seconds", type=float, multiple=True, metavar="S…", help="Deadlines, at the recorded latencies.")
+@click.option("--usd", type=float, multiple=True, metavar="$…", help="Budgets in dollars; needs --prices.")
+@click.option("--flops", type=float, multiple=True, metavar="F…", help="Budgets in floating-point operations.")
+@click.option("--samples", type=int, multiple=True, metavar="N…", help="Numbers of samples, each paid in full.")
+@click.option(
+    "--resamples",
+    type=click.IntRange(1),
+    default=2000,
+    show_default=True,
+    help="Rehearsed jobs of each strategy and budget, spread over the problems.",
+)
+@click.option("--target-accuracy", type=click.FloatRange(0, 1), help="Name the cheapest setting that reaches this.")
+@click.option("--max-p95-seconds", type=click.FloatRange(0), help="Only settings of which 95 % end by then.")
+@click.option("--verifier", default="confidence", show_default=True, help=f"Scores samples: {', '.join(VERIFIERS)}.")
+@click.option("--limit", type=click.IntRange(1), help="Problems.  [default: all of the bank's]")
+@click.option("--data", type=click.Path(path_type=File), help="The file of problems, if the bank was filled from one.")
+@click.option("--prices", type=click.Path(path_type=File), help="Price table (TOML), for a column in dollars.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--baseline", metavar="SPEC", help="The method that others are compared with.  [default: the first]")
+@click.option("--out", type=click.Path(path_type=File), help="Folder for figures and plot.  [default: none is written]")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON and nothing else.")
+def whatif(banks: tuple[File, ...], **options: Any) -> None:
+    """Rehearse strategies on recorded samples: accuracy, cost and latency, without generating a token.
+
+    \b
+    tts whatif banks/chain --strategy best_of_n self_consistency --samples 1 4 16 64
+    tts whatif banks/chain --seconds 0.5 1 2 --target-accuracy 0.6 --max-p95-seconds 1.5
+    tts whatif banks/chain -s best_of_n best_of_n@recorded:by=prm,how=prod --samples 4 16
+    """
+    guarded(lambda: _extra("rehearsing").whatif(banks, options))
+
+
+def _extra(module: str) -> Any:
+    """A module of commands whose libraries are an extra of their own."""
     try:
-        from service import evaluation
+        return importlib.import_module(f"service.{module}")
     except ModuleNotFoundError as error:
         raise UsageError(f"this needs {error.name}; pip install 'test-time-scaling[evals]'") from error
-    return evaluation
 
 
 def guarded(command: Callable[[], int | None]) -> None:
@@ -242,9 +341,14 @@ def _solve(text: str, options: dict[str, Any]) -> int:
             click.echo(f"no budget given: using --tokens {DEFAULT_TOKENS}", err=True)
         with working(f"loading {options['backend_name']}"):
             backend = open_backend(options["backend_name"])
+        if journal and getattr(backend, "virtual", False):
+            raise UsageError("a job on recorded samples costs nothing and is not resumed: leave out --journal")
         view = stack.enter_context(progress(problem, strategy, budget))
-        outcome = asyncio.run(
-            _interruptible(problem, strategy, backend, budget, scorer, sampling, prices, options["seed"], journal, view)
+        outcome = run_with(
+            backend,
+            _interruptible(
+                problem, strategy, backend, budget, scorer, sampling, prices, options["seed"], journal, view
+            ),
         )
     return show(outcome, strategy.name, options["as_json"])
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path as File
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -23,18 +22,19 @@ from evals.page import amount, interval, page, percent, signed
 from evals.plan import Method, Plan
 from evals.plots import draw, write
 from evals.records import Row, Settings, Unit
-from evals.report import Section, as_object, no_baseline, read_sections
-from evals.suites import SUITES, Suite
+from evals.report import Point, Section, as_object, no_baseline, read_sections
+from evals.suites import SUITES, Suite, digested
 from service.display import BACKEND_FAILED, INTERRUPTED, working
-from service.options import build, checked, open_backend
+from service.options import build, checked, open_backend, run_with
 from strategies import STRATEGIES
 from tts.cost import read_prices
 from tts.errors import UsageError, unknown
 from tts.solve import code_version
+from tts.strategy import Verifier
 from tts.types import Budget, Sampling
 from verifiers import VERIFIERS
 
-NARROWEST = 120
+NARROWEST, WIDEST = 120, 160
 """Columns of a table, also where a pipe or a small terminal claims to have fewer."""
 QUIET_SECONDS = 5.0
 EARLY = 0.02
@@ -46,13 +46,9 @@ UNITS: tuple[Unit, ...] = ("tokens", "seconds", "usd", "flops", "samples")
 
 def run(suite_name: str, options: dict[str, Any]) -> int:
     """Run the plan, report on it, and say where everything is. Returns the exit code."""
-    if suite_name not in SUITES:
-        raise unknown("suite", suite_name, SUITES)
-    suite = SUITES[suite_name]
-    if options["split"] and options["data"]:
-        raise UsageError("--data has no splits; leave out --split, and name the rest in another file")
-    split: Split = options["split"] or ("dev" if "dev" in suite.splits else "test")
-    sampling = _sampling(suite.sampling, options)
+    suite = chosen_suite(suite_name)
+    split = chosen_split(suite, options)
+    sampling = chosen_sampling(suite.sampling, options)
     prices = read_prices(options["prices"]) if options["prices"] else {}
     plan = _plan(suite, split, options)
     backend_name = options["backend_name"] or suite.backend
@@ -61,7 +57,7 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     settings = Settings(
         suite=suite.name,
         split=split,
-        data=_data(options["data"]) if options["data"] else None,
+        data=digested(options["data"]),
         model=backend.info,
         sampling=sampling,
         code=code_version(),
@@ -69,7 +65,7 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     folder: File = options["out"] or File("runs") / f"{suite.name}-{split}"
     try:
         with _progress(plan) as observe:
-            rows = asyncio.run(evaluate(plan, backend, settings, prices, folder, observe))
+            rows = run_with(backend, evaluate(plan, backend, settings, prices, folder, observe))
     except KeyboardInterrupt:
         click.echo(
             f"tts: interrupted; the rows in {folder} are kept, and the same command goes on from there", err=True
@@ -81,10 +77,8 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
 
 def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
     """What to run; bad methods, budgets and data are refused here."""
-    methods = [_method(spec, options["verifier"]) for spec in options["strategies"]]
-    budgets = [(unit, value) for unit in UNITS for value in dict.fromkeys(options[unit])]
-    for unit, value in budgets:
-        checked(Budget, {"tokens" if unit == "samples" else unit: value})
+    methods = [parsed_method(spec, options["verifier"]) for spec in options["strategies"]]
+    budgets = asked_budgets(options)
     if options["baseline"] not in (None, *options["strategies"]):
         raise no_baseline(options["baseline"], options["strategies"])
     limit = options["limit"] or (LAB_PROBLEMS if len(suite.splits) > 1 and not options["data"] else None)
@@ -92,15 +86,33 @@ def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
         suite=suite,
         items=suite.items(split, limit, options["data"]),
         methods=methods,
-        budgets=budgets or [("tokens", each) for each in DEFAULT_TOKENS],
+        budgets=budgets,
         seeds=range(options["seeds"]),
         concurrency=options["concurrency"],
     )
 
 
-def _data(file: File) -> str:
-    """A file of problems by its name and what it holds: rows of an earlier version of it must not be gone on with."""
-    return f"{file.name}, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+def chosen_suite(name: str) -> Suite:
+    """The suite of that name."""
+    if name not in SUITES:
+        raise unknown("suite", name, SUITES)
+    return SUITES[name]
+
+
+def chosen_split(suite: Suite, options: dict[str, Any]) -> Split:
+    """The split that was asked for, else the one to try things on."""
+    if options["split"] and options["data"]:
+        raise UsageError("--data has no splits; leave out --split, and name the rest in another file")
+    split: Split = options["split"] or ("dev" if "dev" in suite.splits else "test")
+    return split
+
+
+def asked_budgets(options: dict[str, Any]) -> list[tuple[Unit, float]]:
+    """Every budget that was named, once; else the usual ones."""
+    budgets = [(unit, value) for unit in UNITS for value in dict.fromkeys(options[unit])]
+    for unit, value in budgets:
+        checked(Budget, {"tokens" if unit == "samples" else unit: value})
+    return budgets or [("tokens", each) for each in DEFAULT_TOKENS]
 
 
 def report(folders: Sequence[File], out: File, baseline: str | None, as_json: bool) -> int:
@@ -127,39 +139,62 @@ def report(folders: Sequence[File], out: File, baseline: str | None, as_json: bo
 
 def show(section: Section) -> None:
     """The section's table on standard output, and what went wrong."""
-    console = Console(highlight=False)
-    console.width = max(console.width, NARROWEST)
-    table = Table(title=section.title, title_justify="left", box=None, header_style="dim", pad_edge=False)
-    table.add_column("method", overflow="fold")
-    for name in ("budget", "accuracy", "95 % interval", f"points vs {section.baseline}", "coverage", "compute"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table(section)
     for point in section.points:
-        table.add_row(
-            point.cell.method,
-            f"{amount(point.cell.amount)} {point.cell.unit}",
-            percent(point.accuracy.mean),
-            interval(point.accuracy),
-            signed(point.difference),
-            percent(point.coverage),
-            amount(point.compute),
-        )
-    console.print(table)
+        table.add_row(point.cell.method, *columns_of(point))
     first = section.points[0]
-    console.print(
+    print_table(
+        table,
         f"{first.problems} problems, {first.seeds} seed{'s' * (first.seeds > 1)}. Compute: mean total FLOPs a problem, "
         f"in policy tokens. Points vs {section.baseline}: at equal compute, paired by problem.",
-        style="dim",
+        *troubles(section),
     )
+
+
+def new_table(section: Section, *more: str) -> Table:
+    """An empty table for a section's points, with a few columns more."""
+    table = Table(title=section.title, title_justify="left", box=None, header_style="dim", pad_edge=False)
+    table.add_column("method", overflow="fold")
+    for name in ("budget", "accuracy", "95 % interval", f"points vs {section.baseline}", "coverage", "compute", *more):
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def columns_of(point: Point) -> list[str]:
+    """What `new_table` says of a point, but for its method and what was added."""
+    return [
+        f"{amount(point.cell.amount)} {point.cell.unit}",
+        percent(point.accuracy.mean),
+        interval(point.accuracy),
+        signed(point.difference),
+        percent(point.coverage),
+        amount(point.compute),
+    ]
+
+
+def print_table(table: Table, note: str, *troubles: str) -> None:
+    """On standard output, with a note below it, and what went wrong in red."""
+    console = Console(highlight=False)
+    wanted = Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    console.width = max(console.width, NARROWEST, wanted)
+    console.print(table)
+    console.print(note, style="dim")
+    for trouble in troubles:
+        console.print(trouble, style="red")
+
+
+def troubles(section: Section) -> Iterator[str]:
+    """What went wrong, a line each."""
     if section.unfinished:
         which = ", ".join(f"{cell} ({share} problems and seeds)" for cell, share in section.unfinished.items())
-        console.print(f"unfinished, so that accuracies are of different problems: {which}", style="red")
+        yield f"unfinished, so that accuracies are of different problems: {which}"
     for row in section.errors[:10]:
-        console.print(f"error: {row.problem}, {row.cell}, seed {row.seed}: {row.error}", style="red")
+        yield f"error: {row.problem}, {row.cell}, seed {row.seed}: {row.error}"
     if len(section.errors) > 10:
-        console.print(f"… and {len(section.errors) - 10} more errors; report.html lists them all", style="red")
+        yield f"… and {len(section.errors) - 10} more errors; report.html lists them all"
 
 
-def _method(spec: str, verifier: str) -> Method:
+def parsed_method(spec: str, verifier: str, verifiers: Mapping[str, type[Verifier]] = VERIFIERS) -> Method:
     """A method from `NAME[:PARAMETER=VALUE,…][@VERIFIER[:PARAMETER=VALUE,…]]`."""
     described, _, scorer = spec.partition("@")
     name, _, parameters = described.partition(":")
@@ -168,12 +203,13 @@ def _method(spec: str, verifier: str) -> Method:
     return Method(
         label=spec,
         strategy=strategy,
-        verifier=build(VERIFIERS, "verifier", scorer_name, [p for p in scorer_parameters.split(",") if p]),
+        verifier=build(verifiers, "verifier", scorer_name, [p for p in scorer_parameters.split(",") if p]),
         fixed="n" in strategy.model_fields_set,
     )
 
 
-def _sampling(default: Sampling, options: dict[str, Any]) -> Sampling:
+def chosen_sampling(default: Sampling, options: dict[str, Any]) -> Sampling:
+    """The suite's own way of sampling, with what was asked for instead."""
     given = {name: options[name] for name in ("max_tokens", "temperature", "top_p") if options[name] is not None}
     return checked(Sampling, {**default.model_dump(), **given})
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path as File
 from typing import Any, TypeVar
 
@@ -15,10 +16,12 @@ from pydantic import BaseModel, ValidationError
 import evals.suites  # noqa: F401  their tasks register answer kinds of their own
 from tts.answers import AnswerKind, kind_from
 from tts.backends.base import Backend
+from tts.clock import run_virtual
 from tts.cost import one_line
 from tts.errors import UsageError, unknown
 from tts.types import Problem
 
+T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -72,9 +75,16 @@ def open_backend(name: str) -> Backend:
     scheme, _, rest = name.partition(":")
     if scheme == "local":
         return _local(rest)
+    if scheme == "bank":
+        return _bank(rest)
     if scheme == "fake":
         return _fake(rest)
-    raise unknown("backend", scheme, ("local", "fake"))
+    raise unknown("backend", scheme, ("local", "bank", "fake"))
+
+
+def run_with(backend: Backend, main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`; in virtual time where the backend only remembers how long things took."""
+    return run_virtual(main) if getattr(backend, "virtual", False) else asyncio.run(main)
 
 
 def _local(folder: str) -> Backend:
@@ -83,6 +93,17 @@ def _local(folder: str) -> Backend:
     except ModuleNotFoundError as error:
         raise UsageError(f"the local backend needs {error.name}; pip install 'test-time-scaling[local]'") from error
     return LocalBackend(File(folder) if folder else None, notice=lambda message: click.echo(message, err=True))
+
+
+def _bank(folder: str) -> Backend:
+    if not folder:
+        raise UsageError("the bank backend needs a bank: --backend bank:DIR")
+    try:
+        from tts.backends.bank import BankBackend
+        from tts.bank import Bank
+    except ModuleNotFoundError as error:
+        raise UsageError(f"banks need {error.name}; pip install 'test-time-scaling[evals]'") from error
+    return BankBackend(Bank(File(folder)))
 
 
 def _fake(target: str) -> Backend:

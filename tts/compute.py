@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -27,6 +28,15 @@ async def in_process(function: Callable[..., T], *arguments: Any, seconds: float
         return await outside(future)
     except FutureTimeout as error:
         raise TimeoutError(f"{function} took more than {seconds} s") from error
+
+
+async def value_of(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> tuple[Any, bool]:
+    """What came of `function(*arguments)`, as JSON carries it, and whether the time was too short for anything."""
+    try:
+        value = await in_process(function, *arguments, seconds=seconds)
+    except TimeoutError:
+        return None, True
+    return json.loads(json.dumps(value)), False
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from tts.answers import Runner
@@ -15,7 +15,7 @@ from tts.journal import Header, Log
 from tts.ledger import Ledger
 from tts.strategy import Strategy, Verifier
 from tts.trace import Books
-from tts.types import Budget, Path, Problem, Remaining, Role, Sampling
+from tts.types import Budget, ModelInfo, Path, Problem, Reason, Remaining, Role, Sampling, Stop
 
 
 @dataclass
@@ -70,14 +70,7 @@ class Job:
     def remaining(self) -> Remaining:
         """The budget less what is spent and set aside. Open holds are not subtracted: what they will give
         back depends on timing, and a strategy must see nothing that does."""
-        budget, spent = self.budget, self.ledger.spent
-        tokens = None if budget.tokens is None else budget.tokens - self.ledger.reserve - int(spent.tokens)
-        return Remaining(
-            tokens=None if tokens is None else max(0, tokens),
-            seconds=None if budget.seconds is None else max(0.0, budget.seconds - self.elapsed()),
-            usd=None if budget.usd is None else max(0.0, budget.usd - spent.usd),
-            flops=None if budget.flops is None else max(0.0, budget.flops - spent.flops),
-        )
+        return remaining(self.budget, self.ledger, self.elapsed())
 
     def consider(self, path: Path) -> None:
         """Remember the most promising path, for the finisher: a finished one, the best scored, the longest."""
@@ -88,19 +81,41 @@ class Job:
 
     def check(self, strategy: Strategy, problem: Problem) -> None:
         """Refuse, before the first token, a strategy that needs what is not there."""
-        needs = set(strategy.needs)
-        if "votes" in needs and not problem.kind.votes:
-            raise UsageError(
-                f"{strategy.name} counts votes, and no two answers of kind {problem.kind.name!r} are the same; "
-                f"{problem.kind.without_votes}"
-            )
-        if "scores" in needs and self.scorer is None:
-            raise UsageError(f"{strategy.name} needs scores; name a verifier")
-        if self.scorer is not None and "scores" in needs:
-            needs |= self.scorer.needs
-        missing = needs - {"votes", "scores"} - self.models["policy"].info.capabilities
-        if missing:
-            raise UsageError(
-                f"{strategy.name} needs {', '.join(sorted(missing))} from the backend, and "
-                f"{self.models['policy'].info.name} does not offer it"
-            )
+        check(strategy, problem, self.scorer, self.models["policy"].info)
+
+
+def check(strategy: Strategy, problem: Problem, scorer: Verifier | None, policy: ModelInfo) -> None:
+    """Refuse a strategy that needs what this problem, this verifier or this model does not offer."""
+    needs = set(strategy.needs)
+    if "votes" in needs and not problem.kind.votes:
+        raise UsageError(
+            f"{strategy.name} counts votes, and no two answers of kind {problem.kind.name!r} are the same; "
+            f"{problem.kind.without_votes}"
+        )
+    if "scores" in needs and scorer is None:
+        raise UsageError(f"{strategy.name} needs scores; name a verifier")
+    if scorer is not None and "scores" in needs:
+        needs |= scorer.needs
+    missing = needs - {"votes", "scores"} - policy.capabilities
+    if missing:
+        raise UsageError(
+            f"{strategy.name} needs {', '.join(sorted(missing))} from the backend, and {policy.name} does not offer it"
+        )
+
+
+def remaining(budget: Budget, ledger: Ledger, elapsed: float) -> Remaining:
+    """What a budget has left after so many seconds."""
+    spent = ledger.spent
+    tokens = None if budget.tokens is None else budget.tokens - ledger.reserve - int(spent.tokens)
+    return Remaining(
+        tokens=None if tokens is None else max(0, tokens),
+        seconds=None if budget.seconds is None else max(0.0, budget.seconds - elapsed),
+        usd=None if budget.usd is None else max(0.0, budget.usd - spent.usd),
+        flops=None if budget.flops is None else max(0.0, budget.flops - spent.flops),
+    )
+
+
+def stop_of(reasons: Collection[Reason | None]) -> Stop:
+    """What ended a search: the caller or the clock before the budget, and the budget before the strategy."""
+    ended: tuple[Stop, ...] = ("cancelled", "deadline", "budget")
+    return next((reason for reason in ended if reason in reasons), "done")

@@ -46,7 +46,7 @@ class Hold:
     def settle(self, spend: Spend) -> None:
         assert self._open, "a hold is settled once"
         self._open = False
-        self._ledger._settle(self.most, spend)
+        self._ledger.settle(self.most, spend)
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +84,7 @@ class Ledger:
         assert 1 <= ask.floor <= ask.ceiling
         if halt.reason is not None:
             raise Refused(halt.reason)
-        grant = None if self._waiting else self._try(ask)
+        grant = None if self._waiting else self.book(ask)
         if grant is None:
             if not self._open:
                 raise Refused("budget")
@@ -103,12 +103,12 @@ class Ledger:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._settle(turn.result().most, NOTHING)
+                self.settle(turn.result().most, NOTHING)
             raise
         finally:
             leave()
 
-    def _try(self, ask: Ask) -> Grant | None:
+    def book(self, ask: Ask) -> Grant | None:
         """Book the hold and say how much it got; None when it should wait or be refused."""
         tokens = ask.tariff.affordable(ask.prompt, ask.ceiling, self.free)
         if tokens < (ask.ceiling if self._open else ask.floor):
@@ -118,7 +118,12 @@ class Ledger:
         self.held = self.held.plus(most)
         return Grant(tokens, most)
 
-    def _settle(self, most: Spend, spend: Spend) -> None:
+    def charge(self, spend: Spend) -> None:
+        """What was spent without a grant, because all of it was known before."""
+        self.spent = self.spent.plus(spend)
+
+    def settle(self, most: Spend, spend: Spend) -> None:
+        """Give back what a grant held, charge what was spent, and serve those who wait."""
         self._open -= 1
         self.held = self.held.minus(most) if self._open else NOTHING
         self.spent = self.spent.plus(spend)
@@ -129,7 +134,7 @@ class Ledger:
             ask, turn = self._waiting[0]
             if turn.done():
                 self._waiting.popleft()
-            elif grant := self._try(ask):
+            elif grant := self.book(ask):
                 self._waiting.popleft()
                 turn.set_result(grant)
             elif self._open:

@@ -8,7 +8,6 @@ not exceptions but shorter lists.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from tts.answers import Runner
 from tts.backends.base import Request, Watch
-from tts.compute import in_process
+from tts.compute import value_of
 from tts.errors import BackendError, Refused, RunError
 from tts.halt import Halt
 from tts.job import Job
@@ -151,7 +150,7 @@ class Run:
         computed = job.log.computed(key, request)
         if computed is None:
             job.go_live()
-            value, timed_out = await _value(function, arguments, seconds)
+            value, timed_out = await value_of(function, arguments, seconds)
             computed = Computed(key=key, request=request, value=value, timed_out=timed_out, at=job.elapsed())
             await job.log.append(computed)
         return otherwise if computed.timed_out else computed.value
@@ -398,14 +397,6 @@ async def all_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         if tasks:
             await asyncio.wait(tasks)
         raise
-
-
-async def _value(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> tuple[Any, bool]:
-    try:
-        value = await in_process(function, *arguments, seconds=seconds)
-    except TimeoutError:
-        return None, True
-    return json.loads(json.dumps(value)), False
 
 
 def _least(values: Iterable[N | None]) -> N | None:

@@ -15,17 +15,15 @@ from tts.backends.base import Backend
 from tts.cost import Prices, Tariff
 from tts.errors import JournalMismatch, NoSamples, PromptTooLong, UsageError
 from tts.halt import Halt
-from tts.job import Job
+from tts.job import Job, stop_of
 from tts.journal import Ended, Header, Held, Journal, Log, MemoryJournal, Named, Record, Settled
 from tts.ledger import Ledger
 from tts.run import Run
 from tts.selection import ballots, best, elect, tally, unextracted
 from tts.strategy import Strategy, Verifier
 from tts.trace import FINISHER, Books
-from tts.types import Answer, Bill, Budget, Message, Path, Problem, Result, Role, Sampling, Stop
+from tts.types import FINISHER_TOKENS, Answer, Bill, Budget, Message, Path, Problem, Result, Role, Sampling, Stop
 
-FINISHER_TOKENS = 32
-"""Set aside for forcing an answer out of the best path when the search ends without one."""
 _CLOSING = {"{": ("}",), "(": (")",)}
 PATIENCE = 0.05
 """Seconds a strategy has, once its calls have come back, to yield what it knows after a halt."""
@@ -190,10 +188,7 @@ def _result(job: Job, answer: Answer | None, ended: Ended, notes: list[str]) -> 
 
 
 def _stop(job: Job) -> Stop:
-    """What ended the search: the caller or the clock before the budget, and the budget before the strategy."""
-    reasons = {*job.books.reasons, job.halt.reason}
-    ended: tuple[Stop, ...] = ("cancelled", "deadline", "budget")
-    return next((reason for reason in ended if reason in reasons), "done")
+    return stop_of({*job.books.reasons, job.halt.reason})
 
 
 def _header(
@@ -307,15 +302,13 @@ def _job(
     runner: Runner | None,
     halt: Halt | None,
 ) -> Job:
-    tokens = header.budget.tokens
-    reserve = 0 if tokens is None else min(FINISHER_TOKENS, tokens // 4)
     return Job(
         header=header,
         models=models,
         tariffs={role: Tariff(model.info, header.prices.get(model.info.name)) for role, model in models.items()},
         scorer=scorer,
         runner=runner,
-        ledger=Ledger(header.budget.limit, books.spent, reserve),
+        ledger=Ledger(header.budget.limit, books.spent, header.budget.reserve),
         log=log,
         books=books,
         halt=Halt(halt),
@@ -349,4 +342,4 @@ def _candidates(problem: Problem, records: list[Record]) -> list[Path]:
     return [path for path in paths if path.finish is not None]
 
 
-__all__ = ["FINISHER_TOKENS", "Message", "code_version", "solve"]
+__all__ = ["Message", "code_version", "solve"]

@@ -140,6 +140,10 @@ class Spend(NamedTuple):
 NOTHING = Spend(0, 0.0, 0.0)
 
 
+FINISHER_TOKENS = 32
+"""Enough to state an answer, after a text that asks for it."""
+
+
 class Budget(Noun):
     """The most a job may consume: any of these, at least one.
 
@@ -157,6 +161,11 @@ class Budget(Noun):
         if self.tokens is self.seconds is self.usd is self.flops is None:
             raise ValueError("a budget names at least one of tokens, seconds, usd, flops")
         return self
+
+    @property
+    def reserve(self) -> int:
+        """The tokens set aside for forcing an answer out of the best path when the search ends without one."""
+        return 0 if self.tokens is None else min(FINISHER_TOKENS, self.tokens // 4)
 
     @property
     def limit(self) -> Spend:

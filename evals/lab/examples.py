@@ -16,8 +16,8 @@ from evals.lab import chain, countdown
 from evals.lab.chain import Chain
 from evals.lab.settings import MODELS, CorrectorSettings, PolicySettings, RewardSettings
 from evals.lab.tokens import ALPHABETS, BOS_ID, EOS_ID, STEP_TAG, Alphabet
-from evals.records import read_lines
 from tts.errors import UsageError
+from tts.lines import read_lines
 from tts.types import Noun
 
 TASKS = {"chain": chain.training_pair, "countdown": countdown.training_pair}

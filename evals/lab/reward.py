@@ -12,8 +12,12 @@ import torch
 from transformers import DynamicCache
 
 from evals.lab.examples import TAG, log_good, tagged
+from evals.lab.settings import MODELS
 from evals.lab.tokens import PAD_ID
 from tts.backends import weights
+from tts.backends.local import info_of
+from tts.errors import UsageError
+from tts.types import ModelInfo
 
 
 class RewardModel:
@@ -22,7 +26,15 @@ class RewardModel:
 
     def __init__(self, folder: File) -> None:
         self._model = weights.load_model(folder, weights.read_config(folder), "cpu")
-        self.parameters = sum(each.numel() for each in self._model.parameters())
+        self.info = info_of(self._model, folder.name, folder)
+
+    @classmethod
+    def of(cls, policy: ModelInfo, name: str) -> RewardModel:
+        """A policy's reward model, by the end of its folder's name."""
+        folder = MODELS / f"{policy.name}-{name}"
+        if not (folder / "model.safetensors").is_file():
+            raise UsageError(f"{policy.name} has no reward model {name!r}: there are no weights in {folder}")
+        return cls(folder)
 
     def score(self, prompt: str, solutions: Sequence[Sequence[str]]) -> list[list[float]]:
         """For each solution's steps, how likely each is right, between 0 and 1 and not calibrated: verdicts were

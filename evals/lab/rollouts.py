@@ -22,11 +22,11 @@ from evals.lab.chain import Chain
 from evals.lab.examples import Rollouts, Solution, rollouts_of
 from evals.lab.splits import drawn
 from evals.lab.tokens import ALPHABETS, BOS_ID
-from evals.records import Lines
 from evals.script import Script
 from tts.backends.base import Request
 from tts.backends.local import LocalBackend
 from tts.halt import Halt
+from tts.lines import Lines
 from tts.run import all_of
 from tts.types import Completion, Path, Sampling, number
 

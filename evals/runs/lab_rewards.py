@@ -17,7 +17,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path as File
 from typing import NamedTuple
 
@@ -26,22 +26,17 @@ from scipy.stats import rankdata
 
 from evals.lab import chain
 from evals.lab.reward import RewardModel
-from evals.lab.settings import MODELS
-from evals.records import ROWS, SAMPLES, Cell, Lines, Row, Sample, Settings, claim_folder, read_lines, read_settings
+from evals.records import ROWS, SAMPLES, Cell, Row, Sample, Settings, claim_folder, read_settings
 from evals.script import Script
 from evals.suites import SUITES, Item
 from tts.cost import flops
 from tts.errors import UsageError
+from tts.lines import Lines, read_lines
 from tts.types import ModelInfo
+from verifiers.aggregation import AGGREGATIONS, Aggregation
 
 REWARDS = ("prm", "prm-off", "prm-flipped", "prm-shuffled", "corrector")
 """What the folders of a policy's reward models are called, after its own name; a corrector is one without labels."""
-AGGREGATIONS: Mapping[str, Callable[[Sequence[float]], float]] = {
-    "last": lambda scores: scores[-1],
-    "min": min,
-    "prod": math.prod,
-    "mean": lambda scores: sum(scores) / len(scores),
-}
 FARTHEST = 64
 """How far down the suite its problems are looked for, in multiples of their number."""
 MEASURES = "rewards.json"
@@ -223,7 +218,12 @@ def confidence(sample: Sample) -> float:
 
 
 def main(
-    pool: File, out: File, rewards: Sequence[str], aggregations: Sequence[str], most: int, thresholds: File | None
+    pool: File,
+    out: File,
+    rewards: Sequence[str],
+    aggregations: Sequence[Aggregation],
+    most: int,
+    thresholds: File | None,
 ) -> None:
     """Score, print what the models are worth step by step, and write the rows."""
     if most < 1:
@@ -231,7 +231,7 @@ def main(
     settings, drawn = read_pool(pool)
     chosen = {name: measures["threshold"] for name, measures in read_measures(thresholds).items()} if thresholds else {}
     policy = settings.model
-    models = {name: load(policy, name) for name in rewards}
+    models = {name: RewardModel.of(policy, name) for name in rewards}
     claim_folder(out, settings)
     if (out / ROWS).is_file():
         raise UsageError(f"{out} holds scores already, perhaps of other models; name another folder with --out")
@@ -256,8 +256,8 @@ def main(
             for how in aggregations:
                 whole = [[AGGREGATIONS[how](each) for each in scores] for scores in found.scores]
                 ways += [
-                    (f"{name}:{how}_weighted", model.parameters, whole, False),
-                    (f"{name}:{how}_best", model.parameters, whole, True),
+                    (f"{name}:{how}_weighted", model.info.parameters, whole, False),
+                    (f"{name}:{how}_best", model.info.parameters, whole, True),
                 ]
         ways.append(("oracle_best", 0, [[float(all(steps)) for steps in each] for each in truth], True))
         for label, size, scores, best in ways:
@@ -275,14 +275,6 @@ def lucky(pool: Pool, truth: Truth) -> float:
         if sample.right
     ]
     return sum(not all(steps) for steps in right) / max(1, len(right))
-
-
-def load(policy: ModelInfo, name: str) -> RewardModel:
-    """A policy's reward model, by the end of its folder's name."""
-    folder = MODELS / f"{policy.name}-{name}"
-    if not (folder / "model.safetensors").is_file():
-        raise UsageError(f"{policy.name} has no reward model {name!r}: there are no weights in {folder}")
-    return RewardModel(folder)
 
 
 def read_measures(folder: File) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -84,14 +85,28 @@ def read_rows(file: File) -> Iterator[Row]:
     """Problems from a JSONL file with `id`, `problem` and `answer`; other columns are welcome and not read, except
     `group` and MATH's `level`."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = _contents(file).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
         raise UsageError(f"cannot read the problems in {file}: {one_line(error)}") from error
     if not any(line.strip() for line in lines):
         raise UsageError(f"{file} holds no problems; it needs one JSON object a line, with id, problem and answer")
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield _row(line, f"{file}, line {number}")
+
+
+def _contents(file: File) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the problems in {file}: {one_line(error)}") from error
+
+
+def digested(file: File | None) -> str | None:
+    """A file of problems by its name and what it holds: what came of an earlier version must not be gone on with."""
+    if file is None:
+        return None
+    return f"{file.name}, SHA-256 {hashlib.sha256(_contents(file)).hexdigest()[:16]}"
 
 
 def _row(line: str, where: str) -> Row:

@@ -13,7 +13,7 @@ import pytest
 from evals import evaluate as harness
 from evals.evaluate import evaluate
 from evals.plan import Method, Plan
-from evals.records import ROWS, SAMPLES, Row, Sample, Settings, Unit, read_lines
+from evals.records import ROWS, SAMPLES, Row, Sample, Settings, Unit
 from evals.suites import Row as Given
 from evals.suites import Suite
 from evals.suites.base import Item, same_answer
@@ -24,6 +24,7 @@ from tts.backends.base import Request
 from tts.backends.fake import FakeBackend, Reply
 from tts.clock import run_virtual
 from tts.errors import UsageError
+from tts.lines import read_lines
 from tts.types import Completion, Sampling
 from tts.types import Path as Search
 from verifiers import Confidence

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from evals.plots import draw, write
-from evals.records import ROWS, SAMPLES, SETTINGS, Cell, Lines, Row, Sample, Settings, Unit, claim_folder
+from evals.records import ROWS, SAMPLES, SETTINGS, Cell, Row, Sample, Settings, Unit, claim_folder
 from evals.report import Section, as_object, read_sections
 from tts.backends.fake import FAKE
 from tts.errors import UsageError
+from tts.lines import Lines
 from tts.types import Completion, Sampling, Usage
 
 pytest.importorskip("jinja2", reason="the harness's extra is not installed")

@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="the local backend's extra is not installed"
 from evals.claims import Claim, Claims, lacking, read_claims, verdict
 from evals.claims import main as judge_claims
 from evals.lab.reward import RewardModel
-from evals.records import ROWS, SAMPLES, Lines, Row, Sample, Settings, claim_folder
+from evals.records import ROWS, SAMPLES, Row, Sample, Settings, claim_folder
 from evals.report import Section, read_sections
 from evals.runs.lab_rewards import (
     Judged,
@@ -34,6 +34,7 @@ from evals.suites import SUITES, Item
 from tts.backends.fake import FAKE
 from tts.cost import flops
 from tts.errors import UsageError
+from tts.lines import Lines
 from tts.types import Completion, Sampling, Usage
 
 SETTINGS = Settings(suite="chain", split="dev", data=None, model=FAKE, sampling=Sampling(), code="1")

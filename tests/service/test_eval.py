@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from evals.records import ROWS, Row, read_lines
+from evals.records import ROWS, Row
 from service.commands import cli
+from tts.lines import read_lines
 
 pytest.importorskip("datasets", reason="the harness's extra is not installed")
 

@@ -46,11 +46,13 @@ class LocalBackend:
     ) -> None:
         file = source or weights.embedded()
         folder = weights.folder_of(file, notice)
+        self.tokenizer = folder / "tokenizer.json"
+        """What spells the tokens."""
         config = weights.read_config(folder)
         self._prompter = Prompter(folder)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = weights.load_model(folder, config, device)
-        self.info = _info(self._model, weights.EMBEDDED_NAME if source is None else file.stem, folder)
+        self.info = info_of(self._model, weights.EMBEDDED_NAME if source is None else file.stem, folder)
         stop_ids = _stop_ids(self._model, self._prompter)
         self._vocabulary: int = self._model.get_input_embeddings().num_embeddings
         small = self.info.parameters < SMALL
@@ -94,7 +96,8 @@ class LocalBackend:
         return self._prompter.decode(row.ids, row.prompt)
 
 
-def _info(model: Any, name: str, folder: File) -> ModelInfo:
+def info_of(model: Any, name: str, folder: File) -> ModelInfo:
+    """What there is to say of a model that was loaded from a folder."""
     config = model.config
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return ModelInfo(

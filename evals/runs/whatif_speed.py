@@ -1,0 +1,70 @@
+"""How fast a bank opens, what it weighs, and how many jobs a second are rehearsed on it, on one core.
+
+    make banks
+    python -m evals.runs.whatif_speed banks/chain-test-chain-2m
+
+Targets, for 2,000 problems of 256 samples: opened in under 1 s, under 200 MB of memory, at most 8 bytes a token on
+disk; at least 2,000 jobs of best-of-16 a second.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path as File
+
+from evals.plan import Method
+from evals.runs.door import additions, resident
+from evals.script import Script
+from evals.whatif import Whatif, problems_of, rehearsed
+from strategies import BestOfN
+from tts.bank import Bank
+from verifiers import Confidence
+
+OPEN_SECONDS, MEGABYTES, BYTES, RATE = 1.0, 200.0, 8.0, 2_000.0
+JOBS, N, ROUNDS = 4_000, 16, 3
+
+
+def main(folder: File) -> None:
+    """Print each figure beside its target."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    print(f"this machine: {additions():.2f} s for ten million additions in a Python loop")
+    before, began = resident(), time.perf_counter()
+    bank = Bank(folder)
+    opened = time.perf_counter() - began
+    tell("opened in", opened, "s", OPEN_SECONDS)
+    tokens, samples = bank.tokens(), sum(bank.counts().values())
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"{len(bank.problems):,} problems, {samples:,} samples, {tokens:,} tokens")
+    tell("on disk", size / tokens, "bytes a token", BYTES)
+    suite, items = problems_of(bank)
+    plan = Whatif(
+        suite=suite,
+        items=items,
+        methods=[Method(label="best_of_n", strategy=BestOfN(n=N), verifier=Confidence(), fixed=True)],
+        budgets=[("samples", float(N))],
+        resamples=JOBS,
+    )
+    rates = [rehearsed(bank, plan, None, lambda done: None).rate for _ in range(ROUNDS)]
+    tell("in memory after all", resident() - before, "MB", MEGABYTES)
+    rate = sorted(rates)[ROUNDS // 2]
+    print(
+        f"best-of-{N}: {rate:,.0f} jobs/s (median of {ROUNDS} rounds of {JOBS:,}); {ratio(rate / RATE)} of {RATE:,.0f}"
+    )
+
+
+def tell(what: str, value: float, unit: str, most: float) -> None:
+    """A figure that should be small, beside its target."""
+    print(f"{what} {value:.3g} {unit}; target {most:g}, {ratio(most / max(value, 1e-9))}")
+
+
+def ratio(share: float) -> str:
+    """How much better than its target a figure is; under 1 it falls short."""
+    return f"ratio {share:.2f}"
+
+
+if __name__ == "__main__":
+    script = Script(__doc__)
+    script.add_argument("folder", type=File, metavar="BANK")
+    script.run(main)

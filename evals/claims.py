@@ -80,7 +80,10 @@ def verdict(claim: Claim, sections: Sequence[Section]) -> Verdict:
         for problem in pair[0].keys() & pair[1].keys():
             values[problem].append(float(np.mean(pair[0][problem]) - np.mean(pair[1][problem])))
     if not values:
-        raise UsageError(f"no run holds {claim.ours} at {claim.samples} samples and {claim.control} at equal compute")
+        raise UsageError(
+            f"no run holds {claim.ours} at {claim.samples} samples and {claim.control} at equal compute; if the "
+            f"control's curve ends before, a pool of more samples reaches there"
+        )
     ordered = {problem: values[problem] for problem in sorted(values)}
     threshold = 0.0 if claim.hypothesis == "better" else -claim.margin
     p = p_value([float(np.mean(each)) for each in ordered.values()], threshold)

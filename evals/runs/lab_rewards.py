@@ -291,7 +291,7 @@ if __name__ == "__main__":
     script.add_argument("pool", type=File, help="what tts eval chain --samples wrote")
     script.add_argument("--out", type=File, required=True, help="a new folder")
     script.add_argument("--rewards", nargs="*", default=REWARDS, help="models, by the ends of their folders' names")
-    script.add_argument("--aggregations", nargs="*", default=["mean", "prod"], choices=AGGREGATIONS)
+    script.add_argument("--aggregations", nargs="*", default=["mean", "prod"], choices=AGGREGATIONS, help="of steps")
     script.add_argument("--most", type=int, default=256, help="samples of a problem that reward models read")
     script.add_argument("--thresholds", type=File, help="scores on dev, whose thresholds of false steps are used")
     script.run(main)

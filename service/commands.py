@@ -262,11 +262,17 @@ def bank_merge(folders: tuple[File, ...], out: File) -> None:
     metavar="SPEC…",
     help="As for `tts eval`.",
 )
-@click.option("--tokens", type=int, multiple=True, metavar="N…", help="Token budgets.  [default: 250 500 1000 2000]")
+@click.option("--tokens", type=int, multiple=True, metavar="N…", help="Token budgets.")
 @click.option("--seconds", type=float, multiple=True, metavar="S…", help="Deadlines, at the recorded latencies.")
 @click.option("--usd", type=float, multiple=True, metavar="$…", help="Budgets in dollars; needs --prices.")
 @click.option("--flops", type=float, multiple=True, metavar="F…", help="Budgets in floating-point operations.")
-@click.option("--samples", type=int, multiple=True, metavar="N…", help="Numbers of samples, each paid in full.")
+@click.option(
+    "--samples",
+    type=int,
+    multiple=True,
+    metavar="N…",
+    help="Numbers of samples, each paid in full.  [default: 1 2 4 …, as many as every problem has]",
+)
 @click.option(
     "--resamples",
     type=click.IntRange(1),

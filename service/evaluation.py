@@ -86,7 +86,7 @@ def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
         suite=suite,
         items=suite.items(split, limit, options["data"]),
         methods=methods,
-        budgets=budgets,
+        budgets=budgets or [("tokens", each) for each in DEFAULT_TOKENS],
         seeds=range(options["seeds"]),
         concurrency=options["concurrency"],
     )
@@ -108,11 +108,11 @@ def chosen_split(suite: Suite, options: dict[str, Any]) -> Split:
 
 
 def asked_budgets(options: dict[str, Any]) -> list[tuple[Unit, float]]:
-    """Every budget that was named, once; else the usual ones."""
+    """Every budget that was named, once."""
     budgets = [(unit, value) for unit in UNITS for value in dict.fromkeys(options[unit])]
     for unit, value in budgets:
         checked(Budget, {"tokens" if unit == "samples" else unit: value})
-    return budgets or [("tokens", each) for each in DEFAULT_TOKENS]
+    return budgets
 
 
 def report(folders: Sequence[File], out: File, baseline: str | None, as_json: bool) -> int:

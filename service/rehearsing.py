@@ -13,7 +13,9 @@ from evals.bounds import allocated
 from evals.page import amount, percent
 from evals.plan import Method
 from evals.plots import draw_whatif, write
+from evals.records import Unit
 from evals.report import no_baseline
+from evals.suites import Item
 from evals.whatif import Findings, Setting, Whatif, as_figures, cheapest, pareto, problems_of, rehearsed
 from service.banking import progress
 from service.evaluation import asked_budgets, columns_of, new_table, parsed_method, print_table, troubles
@@ -71,13 +73,20 @@ def _rehearsed(bank: Bank, methods: Sequence[Method], prices: Prices, options: d
         suite=suite,
         items=items[: options["limit"]],
         methods=methods,
-        budgets=asked_budgets(options),
+        budgets=asked_budgets(options) or _doublings(bank, items),
         resamples=options["resamples"],
         price=prices.get(bank.manifest.model.name),
         seed=options["seed"],
     )
     with progress("jobs") as observe:
         return rehearsed(bank, plan, options["baseline"], lambda done: observe(done, plan.jobs))
+
+
+def _doublings(bank: Bank, items: Sequence[Item]) -> list[tuple[Unit, float]]:
+    """1, 2, 4, … samples, as many as every problem has."""
+    counts = bank.counts()
+    least = min(counts[item.problem.id] for item in items)
+    return [("samples", float(2**i)) for i in range(least.bit_length())]
 
 
 def _table(found: Findings, frontier: Sequence[Setting]) -> None:

@@ -57,6 +57,8 @@ def test_strategies_are_rehearsed_into_a_table_figures_a_plot_and_advice(
         "nothing here reaches accuracy 99.0% and 95 % within 3 s"
         in tts(*run, "--target-accuracy", 0.99, "--max-p95-seconds", 3).stdout
     )
+    usual = json.loads(tts("whatif", bank, "--data", problems, "--resamples", 8, "--json").stdout)
+    assert [point["cell"]["amount"] for point in usual["banks"][0]["points"]] == [1, 2, 4, 8] * 2
     both = json.loads(tts("whatif", bank, bank, *run[2:], "--json", "--target-accuracy", 0.5).stdout)
     assert len(both["banks"]) == 2
     assert both["cheapest"]["bank"] == 0

@@ -15,7 +15,6 @@ class Pooled(NamedTuple):
     """What is known of a problem's recorded samples: how many there are, how many of them are right, and the FLOPs of
     a first and of each further one, on average."""
 
-    group: str
     recorded: int
     right: int
     first: float

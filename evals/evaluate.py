@@ -10,7 +10,7 @@ from evals.plan import Method, Plan
 from evals.pool import Pool
 from evals.records import ROWS, SAMPLES, Cell, Row, Sample, Settings, claim_folder, key_of
 from evals.suites import SUITES, Item, Suite
-from tts.backends.base import Backend
+from tts.backends.base import Backend, is_virtual
 from tts.compute import in_process
 from tts.cost import Prices
 from tts.errors import NoSamples, PromptTooLong, TTSError, UsageError
@@ -90,7 +90,7 @@ class _Evaluation:
                 self._observe(row, True)
 
     def _pool(self, item: Item, seed: int, todo: Iterable[tuple[Method, Cell]]) -> Backend:
-        if any(cell.unit == "seconds" for _, cell in todo) or getattr(self._backend, "virtual", False):
+        if any(cell.unit == "seconds" for _, cell in todo) or is_virtual(self._backend):
             return self._backend  # what costs time must take time; and recorded samples are shared already
         sizes = [getattr(m.at(cell, self._backend.info.parameters), "n", 1) for m, cell in todo]
 
@@ -119,7 +119,7 @@ class _Evaluation:
             result = await solve(
                 item.problem,
                 method.at(cell, backend.info.parameters),
-                {"policy": backend},
+                {"policy": backend, **method.models},
                 budget=cell.budget(self._settings.sampling),
                 scorer=method.verifier,
                 sampling=self._settings.sampling,

@@ -40,13 +40,13 @@ async def fill(
     observe: Callable[[int, int], None],
 ) -> Gaps:
     """Draw what the bank in `folder` does not hold yet: `samples` of each problem under this seed. `observe` is told
-    how many there are, of how many. A problem of which a call failed is not complete until the next filling closes the
-    gap.
+    how many there are, and how many of them are new. A problem of which a call failed is not complete until the next
+    filling closes the gap.
     """
     with Filling(folder, manifest) as filling:
         if tokenizer:
             shutil.copyfile(tokenizer, folder / TOKENIZER)
-        job = _Fill(backend, filling, samples, seed, lambda done: observe(done, len(items) * samples))
+        job = _Fill(backend, filling, samples, seed, observe)
         places = asyncio.Semaphore(concurrency)
 
         async def one(item: Item) -> None:
@@ -59,11 +59,11 @@ async def fill(
 
 class _Fill:
     def __init__(
-        self, backend: Backend, filling: Filling, samples: int, seed: int, observe: Callable[[int], None]
+        self, backend: Backend, filling: Filling, samples: int, seed: int, observe: Callable[[int, int], None]
     ) -> None:
         self._backend, self._filling, self._observe = backend, filling, observe
         self._samples, self._seed = samples, seed
-        self.done = 0
+        self.done = self._new = 0
         self.reason = ""
 
     async def problem(self, item: Item) -> None:
@@ -75,14 +75,14 @@ class _Fill:
             return
         self._filling.ask(Asked(id=name, start=item.problem.messages, prompt_tokens=length))
         known = self._filling.known(name, self._seed, self._samples)
-        self._count(len(known))
+        self._count(len(known), new=0)
         if len(known) == self._samples:
             self._filling.complete(Complete(problem=name, seed=self._seed, samples=self._samples))
             return
 
         async def record(number: int, completion: Completion) -> None:
             self._filling.add(Drawn(problem=name, seed=self._seed, number=number, completion=completion))
-            self._count(1)
+            self._count(1, new=1)
 
         sampling = self._filling.manifest.sampling
         seed = job_seed(item, self._seed)
@@ -104,6 +104,7 @@ class _Fill:
         else:
             self.reason = self.reason or "; ".join(notes)
 
-    def _count(self, samples: int) -> None:
+    def _count(self, samples: int, new: int) -> None:
         self.done += samples
-        self._observe(self.done)
+        self._new += new
+        self._observe(self.done, self._new)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from evals.records import Cell, Unit
 from evals.suites import Item, Suite
+from tts.backends.base import Backend
 from tts.strategy import Strategy, Verifier
+from tts.types import Role
 
 TOKENS_PER_SAMPLE = 32
 """Where nobody says how many samples a strategy draws, it asks for one per so many tokens of its budget: more than
@@ -23,6 +25,8 @@ class Method:
     verifier: Verifier
     fixed: bool
     """Whether the number of samples was given, and is not the budget's business."""
+    models: Mapping[Role, Backend] = field(default_factory=dict)
+    """Those that its verifier asks."""
 
     def at(self, cell: Cell, parameters: int) -> Strategy:
         """The strategy for one budget; `parameters` are the policy's weights."""

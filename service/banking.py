@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path as File
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evals.fill import fill as fill_bank
 from evals.suites import digested
 from service.display import BACKEND_FAILED, INTERRUPTED, working
-from service.evaluation import QUIET_SECONDS, chosen_sampling, chosen_split, chosen_suite
+from service.evaluation import chosen_sampling, chosen_split, chosen_suite
 from service.options import open_backend, run_with
+from service.progress import progress
 from tts.bank import Bank, Manifest, Source
 from tts.bank import merge as merge_banks
+from tts.errors import counted
 
 
 def fill(suite_name: str, options: dict[str, Any]) -> int:
@@ -37,7 +35,7 @@ def fill(suite_name: str, options: dict[str, Any]) -> int:
     )
     folder: File = options["out"] or File("banks") / f"{suite.name}-{split}-{backend.info.name}"
     try:
-        with progress("samples") as observe:
+        with progress("samples", len(items) * options["samples"]) as observe:
             gaps = run_with(
                 backend,
                 fill_bank(
@@ -57,8 +55,8 @@ def fill(suite_name: str, options: dict[str, Any]) -> int:
         return INTERRUPTED
     show(folder, as_json=False)
     if gaps.missing:
-        said = f"{gaps.missing} samples are missing: {gaps.reason}; the same command draws them, until then their"
-        click.echo(f"tts: {said} problems are left out", err=True)
+        said = f"{counted(gaps.missing, 'sample')} still missing: {gaps.reason}; the same command draws what is missing"
+        click.echo(f"tts: {said}, until then problems that lack any are left out", err=True)
     return BACKEND_FAILED if gaps.missing else 0
 
 
@@ -69,7 +67,7 @@ def show(folder: File, as_json: bool) -> int:
         click.echo(json.dumps(facts, indent=2))
         return 0
     for name, value in facts.items():
-        click.echo(f"{name:<14}{value}")
+        click.echo(f"{name:<14}{'-' if value is None else value}")
     return 0
 
 
@@ -82,7 +80,7 @@ def merge(folders: Sequence[File], out: File) -> int:
 def _facts(bank: Bank) -> dict[str, Any]:
     manifest = bank.manifest
     counts = bank.counts()
-    samples, tokens = sum(counts.values()), bank.tokens()
+    samples, tokens, recorded = sum(counts.values()), bank.tokens(), bank.tokens(unfinished=True)
     size = sum(file.stat().st_size for file in bank.folder.rglob("*") if file.is_file())
     return {
         "folder": str(bank.folder),
@@ -96,31 +94,7 @@ def _facts(bank: Bank) -> dict[str, Any]:
         "unfinished": bank.unfinished(),
         "tokens": tokens,
         "bytes": size,
-        "bytes a token": round(size / max(1, tokens), 2),
+        "bytes a token": round(size / recorded, 2) if recorded else None,  # those of unfinished problems are kept too
         "verifiers": ", ".join(bank.verifiers) or "none",
         "terms": ", ".join(f"{name}={value}" for name, value in manifest.terms if value is not None) or "none",
     }
-
-
-@contextmanager
-def progress(noun: str) -> Iterator[Callable[[int, int], None]]:
-    """How many there are of how many: a bar with its ETA on a terminal, a line now and then elsewhere."""
-    console = Console(stderr=True)
-    began = last = time.monotonic()
-    first: int | None = None
-
-    def say(done: int, size: int) -> None:
-        nonlocal last, first
-        first, now = done if first is None else first, time.monotonic()
-        if now - last >= QUIET_SECONDS:
-            last = now
-            left = (now - began) / max(1, done - first) * (size - done)
-            click.echo(f"{done:,} of {size:,} {noun}, {left:,.0f} s left", err=True)
-
-    if not console.is_terminal:
-        yield say
-        return
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(noun), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, size: bar.update(task, completed=done, total=size)

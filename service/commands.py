@@ -19,11 +19,12 @@ import click
 
 from service.options import Variadic, ask, build, checked, open_backend, run_with
 from strategies import STRATEGIES
-from tts.answers import kinds
-from tts.backends.base import Backend
+from tts.answers import Code, Runner, kinds
+from tts.backends.base import Backend, is_virtual
 from tts.cost import read_prices
 from tts.errors import BackendError, JournalError, NoSamples, UsageError
 from tts.halt import Halt
+from tts.sandbox import Sandbox
 from tts.strategy import Strategy, Verifier
 from tts.types import Budget, Problem, Result, Sampling
 from verifiers import VERIFIERS
@@ -181,7 +182,7 @@ def evaluate(suite: str, **options: Any) -> None:
     tts eval chain --strategy best_of_n self_consistency:weights=borda --tokens 250 1000 --seeds 3
     tts eval gsm8k --data gsm8k.jsonl --limit 50 --tokens 500 2000 --out runs/gsm8k
 
-    Suites: chain and countdown (the lab's, with models of their own), gsm8k, math500, aime24, aime25, amc23.
+    Suites: chain and countdown (the lab's, with models of their own), gsm8k, math500, aime24, aime25, amc23, humaneval.
     Rows are written as they finish; the same command goes on where it was interrupted.
     """
     guarded(lambda: _extra("evaluation").run(suite, options))
@@ -341,22 +342,40 @@ def _solve(text: str, options: dict[str, Any]) -> int:
     drawn = {name: options[name] for name in ("max_tokens", "temperature", "top_p") if options[name] is not None}
     sampling = checked(Sampling, drawn)
     prices = read_prices(options["prices"]) if options["prices"] else {}
+    runner = _runner(problem, scorer)
     with ExitStack() as stack:
         journal = stack.enter_context(JsonlJournal(options["journal_file"])) if options["journal_file"] else None
         if not units:
             click.echo(f"no budget given: using --tokens {DEFAULT_TOKENS}", err=True)
         with working(f"loading {options['backend_name']}"):
             backend = open_backend(options["backend_name"])
-        if journal and getattr(backend, "virtual", False):
+        if journal and is_virtual(backend):
             raise UsageError("a job on recorded samples costs nothing and is not resumed: leave out --journal")
         view = stack.enter_context(progress(problem, strategy, budget))
         outcome = run_with(
             backend,
             _interruptible(
-                problem, strategy, backend, budget, scorer, sampling, prices, options["seed"], journal, view
+                problem, strategy, backend, budget, scorer, sampling, prices, options["seed"], journal, view, runner
             ),
         )
     return show(outcome, strategy.name, options["as_json"])
+
+
+def _runner(problem: Problem, scorer: Verifier) -> Runner | None:
+    """The sandbox, where programs are to be run in one: a verifier insists on it, a vote does without."""
+    from service.display import working
+
+    kind, insists = problem.kind, "runner" in scorer.needs
+    if not isinstance(kind, Code) or not (insists or kind.tests or kind.inputs):
+        return None
+    try:
+        with working("trying the sandbox"):
+            return Sandbox().checked()
+    except UsageError as error:
+        if insists:
+            raise
+        click.echo(f"{error}; programs count as the same only if they are written the same", err=True)
+        return None
 
 
 async def _interruptible(
@@ -370,6 +389,7 @@ async def _interruptible(
     seed: int,
     journal: Journal | None,
     observe: Callable[[Record], None],
+    runner: Runner | None,
 ) -> Result | NoSamples:
     """Solve; the first Ctrl-C asks for the best answer so far, the second one kills as usual."""
     from tts.solve import solve as solve_problem
@@ -394,6 +414,7 @@ async def _interruptible(
             journal=journal,
             observe=observe,
             halt=halt,
+            runner=runner,
         )
     except NoSamples as error:
         return error

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path as File
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from evals.evaluate import evaluate
+from evals.held import check_plan
 from evals.lab.splits import Split
 from evals.page import amount, interval, page, percent, signed
 from evals.plan import Method, Plan
@@ -25,10 +25,12 @@ from evals.records import Row, Settings, Unit
 from evals.report import Point, Section, as_object, no_baseline, read_sections
 from evals.suites import SUITES, Suite, digested
 from service.display import BACKEND_FAILED, INTERRUPTED, working
-from service.options import build, checked, open_backend, run_with
+from service.options import bank_behind, build, checked, models_of, open_backend, run_with
+from service.progress import progress
 from strategies import STRATEGIES
+from tts.backends.base import Backend
 from tts.cost import read_prices
-from tts.errors import UsageError, unknown
+from tts.errors import UsageError, counted, unknown
 from tts.solve import code_version
 from tts.strategy import Verifier
 from tts.types import Budget, Sampling
@@ -36,10 +38,8 @@ from verifiers import VERIFIERS
 
 NARROWEST, WIDEST = 120, 160
 """Columns of a table, also where a pipe or a small terminal claims to have fewer."""
-QUIET_SECONDS = 5.0
-EARLY = 0.02
-"""The share of a run before which nobody can say how long it will take."""
 LAB_PROBLEMS = 100
+NONE_OF_ITS_OWN: Mapping[str, Verifier] = {}
 DEFAULT_TOKENS = (250, 500, 1000, 2000)
 UNITS: tuple[Unit, ...] = ("tokens", "seconds", "usd", "flops", "samples")
 
@@ -54,6 +54,8 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     backend_name = options["backend_name"] or suite.backend
     with working(f"loading {backend_name}"):
         backend = open_backend(backend_name)
+    if bank := bank_behind(backend_name):
+        check_plan(bank, plan)
     settings = Settings(
         suite=suite.name,
         split=split,
@@ -77,7 +79,9 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
 
 def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
     """What to run; bad methods, budgets and data are refused here."""
-    methods = [parsed_method(spec, options["verifier"]) for spec in options["strategies"]]
+    specs = [parsed_method(spec, options["verifier"], own=suite.verifiers) for spec in options["strategies"]]
+    opened: dict[str, Backend] = {}
+    methods = [replace(each, models=models_of(each.verifier, opened) if scored(each) else {}) for each in specs]
     budgets = asked_budgets(options)
     if options["baseline"] not in (None, *options["strategies"]):
         raise no_baseline(options["baseline"], options["strategies"])
@@ -90,6 +94,11 @@ def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
         seeds=range(options["seeds"]),
         concurrency=options["concurrency"],
     )
+
+
+def scored(method: Method) -> bool:
+    """Whether the verifier is asked at all."""
+    return "scores" in method.strategy.needs
 
 
 def chosen_suite(name: str) -> Suite:
@@ -145,7 +154,7 @@ def show(section: Section) -> None:
     first = section.points[0]
     print_table(
         table,
-        f"{first.problems} problems, {first.seeds} seed{'s' * (first.seeds > 1)}. Compute: mean total FLOPs a problem, "
+        f"{counted(first.problems, 'problem')}, {counted(first.seeds, 'seed')}. Compute: mean total FLOPs a problem, "
         f"in policy tokens. Points vs {section.baseline}: at equal compute, paired by problem.",
         *troubles(section),
     )
@@ -191,21 +200,35 @@ def troubles(section: Section) -> Iterator[str]:
     for row in section.errors[:10]:
         yield f"error: {row.problem}, {row.cell}, seed {row.seed}: {row.error}"
     if len(section.errors) > 10:
-        yield f"… and {len(section.errors) - 10} more errors; report.html lists them all"
+        yield f"… and {counted(len(section.errors) - 10, 'more error')}; report.html lists them all"
 
 
-def parsed_method(spec: str, verifier: str, verifiers: Mapping[str, type[Verifier]] = VERIFIERS) -> Method:
-    """A method from `NAME[:PARAMETER=VALUE,…][@VERIFIER[:PARAMETER=VALUE,…]]`."""
+def parsed_method(
+    spec: str,
+    verifier: str,
+    verifiers: Mapping[str, type[Verifier]] = VERIFIERS,
+    own: Mapping[str, Verifier] = NONE_OF_ITS_OWN,
+) -> Method:
+    """A method from `NAME[:PARAMETER=VALUE,…][@VERIFIER[:PARAMETER=VALUE,…]]`; `own` are the suite's verifiers."""
     described, _, scorer = spec.partition("@")
     name, _, parameters = described.partition(":")
     strategy = build(STRATEGIES, "strategy", name, [p for p in parameters.split(",") if p])
-    scorer_name, _, scorer_parameters = (scorer or verifier).partition(":")
     return Method(
         label=spec,
         strategy=strategy,
-        verifier=build(verifiers, "verifier", scorer_name, [p for p in scorer_parameters.split(",") if p]),
+        verifier=parsed_verifier(scorer or verifier, verifiers, own),
         fixed="n" in strategy.model_fields_set,
     )
+
+
+def parsed_verifier(spec: str, verifiers: Mapping[str, type[Verifier]], own: Mapping[str, Verifier]) -> Verifier:
+    """A verifier from `NAME[:PARAMETER=VALUE,…]`: one of the suite's, with what is to be different, or any other."""
+    name, _, parameters = spec.partition(":")
+    given = [p for p in parameters.split(",") if p]
+    if name not in own:
+        return build({**{each: type(v) for each, v in own.items()}, **verifiers}, "verifier", name, given)
+    values = build({name: type(own[name])}, "verifier", name, given).model_dump(exclude_unset=True)
+    return own[name].model_copy(update=values)
 
 
 def chosen_sampling(default: Sampling, options: dict[str, Any]) -> Sampling:
@@ -218,7 +241,7 @@ class _Accuracy:
     """How it goes so far, by method at its largest budget."""
 
     def __init__(self, plan: Plan) -> None:
-        self.size, self.done, self.new, self.errors = plan.size, 0, 0, 0
+        self.done = self.new = self.errors = 0
         self._right: dict[str, list[bool]] = defaultdict(list)
         self._largest = max(plan.budgets, key=lambda budget: budget[1])
 
@@ -231,35 +254,18 @@ class _Accuracy:
 
     def __str__(self) -> str:
         running = ", ".join(f"{method} {sum(r) / len(r):.0%}" for method, r in self._right.items())
-        errors = f"; {self.errors} errors" if self.errors else ""
+        errors = f"; {counted(self.errors, 'error')}" if self.errors else ""
         return f"{running or 'no problem is through yet'} at {self._largest[1]:,g} {self._largest[0]}{errors}"
 
 
 @contextmanager
 def _progress(plan: Plan) -> Iterator[Callable[[Row, bool], None]]:
-    """A bar with its ETA and the running accuracy on a terminal; a line now and then elsewhere."""
-    state, console = _Accuracy(plan), Console(stderr=True)
-    if console.is_terminal:
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        with Progress(*columns, console=console, transient=True) as bar:
-            task: TaskID = bar.add_task("", total=plan.size)
+    """How many rows there are, and the running accuracy."""
+    state = _Accuracy(plan)
+    with progress("rows", plan.size, state) as observe:
 
-            def move(row: Row, new: bool) -> None:
-                state.add(row, new)
-                bar.update(task, advance=1, description=str(state))
+        def add(row: Row, new: bool) -> None:
+            state.add(row, new)
+            observe(state.done, state.new)
 
-            yield move
-        return
-    began = last = time.monotonic()
-
-    def say(row: Row, new: bool) -> None:
-        nonlocal last
-        state.add(row, new)
-        now = time.monotonic()
-        if now - last >= QUIET_SECONDS:
-            last = now
-            early = state.new <= EARLY * (state.size - state.done)
-            eta = "" if early else f", {(now - began) / state.new * (state.size - state.done):,.0f} s left"
-            click.echo(f"{state.done:,} of {state.size:,}{eta}; {state}", err=True)
-
-    yield say
+        yield add

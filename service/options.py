@@ -8,18 +8,22 @@ import json
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path as File
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from pydantic import BaseModel, ValidationError
 
 import evals.suites  # noqa: F401  their tasks register answer kinds of their own
 from tts.answers import AnswerKind, kind_from
-from tts.backends.base import Backend
+from tts.backends.base import Backend, is_virtual
 from tts.clock import run_virtual
 from tts.cost import one_line
 from tts.errors import UsageError, unknown
-from tts.types import Problem
+from tts.strategy import Verifier
+from tts.types import Problem, Role
+
+if TYPE_CHECKING:
+    from tts.bank import Bank
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -76,15 +80,33 @@ def open_backend(name: str) -> Backend:
     if scheme == "local":
         return _local(rest)
     if scheme == "bank":
-        return _bank(rest)
+        return _remembered(_bank(rest))
     if scheme == "fake":
         return _fake(rest)
     raise unknown("backend", scheme, ("local", "bank", "fake"))
 
 
+def models_of(verifier: Verifier, opened: dict[str, Backend]) -> dict[Role, Backend]:
+    """The model that a verifier reads with, by its role; opened once for all who ask for the same."""
+    if verifier.reads is None:
+        return {}
+    name = getattr(verifier, "model", "")
+    if not name:
+        raise UsageError(f"{verifier.name} needs a model; name it: {verifier.name}:model=local:DIR")
+    if name not in opened:
+        opened[name] = open_backend(name)
+    return {verifier.reads: opened[name]}
+
+
+def bank_behind(name: str) -> Bank | None:
+    """The bank that `--backend` names, if it names one."""
+    scheme, _, rest = name.partition(":")
+    return _bank(rest) if scheme == "bank" else None
+
+
 def run_with(backend: Backend, main: Coroutine[Any, Any, T]) -> T:
     """`asyncio.run`; in virtual time where the backend only remembers how long things took."""
-    return run_virtual(main) if getattr(backend, "virtual", False) else asyncio.run(main)
+    return run_virtual(main) if is_virtual(backend) else asyncio.run(main)
 
 
 def _local(folder: str) -> Backend:
@@ -95,15 +117,20 @@ def _local(folder: str) -> Backend:
     return LocalBackend(File(folder) if folder else None, notice=lambda message: click.echo(message, err=True))
 
 
-def _bank(folder: str) -> Backend:
+def _bank(folder: str) -> Bank:
     if not folder:
         raise UsageError("the bank backend needs a bank: --backend bank:DIR")
     try:
-        from tts.backends.bank import BankBackend
         from tts.bank import Bank
     except ModuleNotFoundError as error:
         raise UsageError(f"banks need {error.name}; pip install 'test-time-scaling[evals]'") from error
-    return BankBackend(Bank(File(folder)))
+    return Bank(File(folder))
+
+
+def _remembered(bank: Bank) -> Backend:
+    from tts.backends.bank import BankBackend
+
+    return BankBackend(bank)
 
 
 def _fake(target: str) -> Backend:

@@ -17,11 +17,11 @@ from evals.records import Unit
 from evals.report import no_baseline
 from evals.suites import Item
 from evals.whatif import Findings, Setting, Whatif, as_figures, cheapest, pareto, problems_of, rehearsed
-from service.banking import progress
 from service.evaluation import asked_budgets, columns_of, new_table, parsed_method, print_table, troubles
+from service.progress import progress
 from tts.bank import Bank
 from tts.cost import Prices, read_prices
-from tts.errors import UsageError
+from tts.errors import UsageError, counted
 from tts.strategy import Verifier
 from verifiers import VERIFIERS
 from verifiers.recorded import Recorded
@@ -78,8 +78,8 @@ def _rehearsed(bank: Bank, methods: Sequence[Method], prices: Prices, options: d
         price=prices.get(bank.manifest.model.name),
         seed=options["seed"],
     )
-    with progress("jobs") as observe:
-        return rehearsed(bank, plan, options["baseline"], lambda done: observe(done, plan.jobs))
+    with progress("jobs", plan.jobs) as observe:
+        return rehearsed(bank, plan, options["baseline"], lambda done: observe(done, done))
 
 
 def _doublings(bank: Bank, items: Sequence[Item]) -> list[tuple[Unit, float]]:
@@ -102,10 +102,10 @@ def _table(found: Findings, frontier: Sequence[Setting]) -> None:
         )
     print_table(
         table,
-        f"{len(found.pools)} problems of {min(p.recorded for p in found.pools.values()):,} or more samples"
-        f"{_left_out(found)}; "
-        f"{len(section.rows):,} jobs rehearsed, {found.rate:,.0f} a second. * on the frontier: nothing here is as "
-        "accurate, as cheap and as fast. oracle: the coverage of one who knows how hard each problem is, for as much.",
+        f"{counted(len(found.pools), 'problem')} of {min(p.recorded for p in found.pools.values()):,} or more samples"
+        f"{_left_out(found)}; {counted(len(section.rows), 'job')} rehearsed, {found.rate:,.0f} a second. "
+        "* on the frontier: nothing here is as accurate, as cheap and as fast. "
+        "oracle: the coverage of one who knows how hard each problem is, for as much.",
         *troubles(section),
     )
 
@@ -115,7 +115,7 @@ def _left_out(found: Findings) -> str:
     without = sum(row.answer is None and not row.error for row in found.section.rows)
     if not without or "continue" not in found.section.settings.model.capabilities:
         return ""
-    return f", {without:,} jobs without an answer, which a live run would have forced at the end"
+    return f", {counted(without, 'job')} without an answer, which a live run would have forced at the end"
 
 
 def _said(chosen: Setting | None, settings: Sequence[Setting], options: dict[str, Any]) -> str:

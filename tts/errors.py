@@ -73,6 +73,11 @@ class RunError(TTSError):
     """A Run was used outside the task it was given to, or after its job ended."""
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 sample`, `2,000 samples`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def unknown(noun: str, name: str, known: Iterable[str]) -> UsageError:
     """One line for a name nobody knows, with the nearest one that somebody does."""
     names = sorted(known)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from tts.answers import Runner
+from tts.answers import AnswerKind, Code, Runner
 from tts.backends.base import Backend
 from tts.cost import Tariff
 from tts.errors import UsageError
@@ -81,11 +81,28 @@ class Job:
 
     def check(self, strategy: Strategy, problem: Problem) -> None:
         """Refuse, before the first token, a strategy that needs what is not there."""
-        check(strategy, problem, self.scorer, self.models["policy"].info)
+        # A job that has ended is only read back: what programs did is in its journal.
+        runs = self.runner is not None or self.log.ended is not None
+        check(strategy, problem, self.scorer, self.models["policy"].info, runs=runs)
+        if self.scorer is not None and self.scorer.reads is not None and "scores" in strategy.needs:
+            check_reader(self.scorer, self.models.get(self.scorer.reads))
 
 
-def check(strategy: Strategy, problem: Problem, scorer: Verifier | None, policy: ModelInfo) -> None:
-    """Refuse a strategy that needs what this problem, this verifier or this model does not offer."""
+def check_reader(scorer: Verifier, reader: Backend | None) -> None:
+    """Refuse a verifier whose model is not there, or cannot read."""
+    if reader is None:
+        raise UsageError(
+            f"{scorer.name} needs a model that reads; give {scorer.name} its model, or name another verifier"
+        )
+    if "prefill_score" not in reader.info.capabilities:
+        raise UsageError(f"{scorer.name} needs prefill_score from its model, and {reader.info.name} does not offer it")
+
+
+def check(
+    strategy: Strategy, problem: Problem, scorer: Verifier | None, policy: ModelInfo, *, runs: bool = False
+) -> None:
+    """Refuse a strategy that needs what this problem, this verifier or this model does not offer; `runs` says whether
+    there is a sandbox."""
     needs = set(strategy.needs)
     if "votes" in needs and not problem.kind.votes:
         raise UsageError(
@@ -96,11 +113,20 @@ def check(strategy: Strategy, problem: Problem, scorer: Verifier | None, policy:
         raise UsageError(f"{strategy.name} needs scores; name a verifier")
     if scorer is not None and "scores" in needs:
         needs |= scorer.needs
-    missing = needs - {"votes", "scores"} - policy.capabilities
+    if "runner" in needs:
+        _check_runner(problem.kind, runs)
+    missing = needs - {"votes", "scores", "runner"} - policy.capabilities
     if missing:
         raise UsageError(
             f"{strategy.name} needs {', '.join(sorted(missing))} from the backend, and {policy.name} does not offer it"
         )
+
+
+def _check_runner(kind: AnswerKind, runs: bool) -> None:
+    if not isinstance(kind, Code):
+        raise UsageError(f"unit tests are of programs, and an answer of kind {kind.name!r} is none; ask for code")
+    if not runs:
+        raise UsageError("unit tests are off: this job has no sandbox; give it runner=Sandbox().checked()")
 
 
 def remaining(budget: Budget, ledger: Ledger, elapsed: float) -> Remaining:

@@ -30,6 +30,7 @@ from tts.types import (
     Spend,
     Stop,
     Usage,
+    Verdicts,
 )
 
 SCHEMA = 1
@@ -99,7 +100,8 @@ class Held(Noun):
 
 
 class Settled(Noun):
-    """Written before the strategy sees the outcome. `segments` are the pieces a completion was bought in.
+    """Written before the strategy sees the outcome. `segments` are the pieces a completion was bought in, `verdicts`
+    what came of reading a sheet.
 
     `abandoned` calls did not answer a halt in time; `lost` ones were in flight when a process died, and are
     made again under `key#2`. Both are charged in full, since all of it may have been generated.
@@ -113,6 +115,7 @@ class Settled(Noun):
     reason: Reason | None
     error: str | None
     segments: tuple[Completion, ...]
+    verdicts: Verdicts | None = None
     spend: Spend
     remaining: Remaining | None
     at: float
@@ -138,6 +141,17 @@ class Arrived(Noun):
     at: float
 
 
+class Chosen(Noun):
+    """Which candidates, by the calls that brought them, a search goes on with."""
+
+    type: Literal["choice"] = "choice"
+    key: str
+    candidates: tuple[str, ...]
+    scores: tuple[float | None, ...]
+    kept: tuple[str, ...]
+    at: float
+
+
 class Ended(Noun):
     """The job is over and its result was returned."""
 
@@ -147,7 +161,7 @@ class Ended(Noun):
     at: float
 
 
-Record = Header | Held | Settled | Computed | Arrived | Ended
+Record = Header | Held | Settled | Computed | Arrived | Chosen | Ended
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="type")])
 
 
@@ -245,6 +259,7 @@ class Log:
         self._held = {r.key: r for r in records if isinstance(r, Held)}
         self._settled = {r.key: r for r in records if isinstance(r, Settled)}
         self._computed = {r.key: r for r in records if isinstance(r, Computed)}
+        self._chosen = {r.key for r in records if isinstance(r, Chosen)}
         self._arrived: dict[str, list[int]] = {}
         for record in records:
             if isinstance(record, Arrived):
@@ -280,6 +295,9 @@ class Log:
     def arrived(self, key: str) -> list[int]:
         return self._arrived.get(key, [])
 
+    def chosen(self, key: str) -> bool:
+        return key in self._chosen
+
     async def append(self, *records: Record) -> None:
         await self._journal.append(*records)
         for record in records:
@@ -302,6 +320,8 @@ def _matching(found: Outcome | None, key: str, request: str) -> Outcome | None:
 
 def usage_of(settled: Settled) -> Usage | None:
     """What a settled call used, summed over its segments; None where it bought nothing."""
+    if settled.verdicts is not None:
+        return settled.verdicts.usage
     if len(settled.segments) == 1:
         return settled.segments[0].usage
     return Usage.total([segment.usage for segment in settled.segments]) if settled.segments else None

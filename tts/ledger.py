@@ -18,7 +18,7 @@ from tts.types import NOTHING, Spend
 
 class Ask(NamedTuple):
     """A request for permission to generate up to `ceiling` tokens after `prompt` prompt tokens. Fewer than
-    `floor` are not worth having."""
+    `floor` are not worth having. A ceiling of zero is permission to read the prompt."""
 
     tariff: Tariff
     prompt: int
@@ -81,7 +81,7 @@ class Ledger:
 
     async def hold(self, ask: Ask, halt: Halt) -> Hold:
         """`with await ledger.hold(…) as hold:`; raises `Refused` for want of budget or when halted."""
-        assert 1 <= ask.floor <= ask.ceiling
+        assert min(1, ask.ceiling) <= ask.floor <= ask.ceiling
         if halt.reason is not None:
             raise Refused(halt.reason)
         grant = None if self._waiting else self.book(ask)
@@ -111,10 +111,10 @@ class Ledger:
     def book(self, ask: Ask) -> Grant | None:
         """Book the hold and say how much it got; None when it should wait or be refused."""
         tokens = ask.tariff.affordable(ask.prompt, ask.ceiling, self.free)
-        if tokens < (ask.ceiling if self._open else ask.floor):
+        most = ask.tariff.ceiling(ask.prompt, tokens)
+        if tokens < (ask.ceiling if self._open else ask.floor) or not (tokens or most.within(self.free)):
             return None
         self._open += 1
-        most = ask.tariff.ceiling(ask.prompt, tokens)
         self.held = self.held.plus(most)
         return Grant(tokens, most)
 

@@ -21,7 +21,8 @@ from tts.cost import Tariff
 from tts.errors import RunError, UsageError
 from tts.job import remaining, stop_of
 from tts.ledger import Ask, Grant, Ledger
-from tts.run import SMALLEST_GRANT, Run
+from tts.purchase import SMALLEST_GRANT
+from tts.run import Run
 from tts.strategy import Strategy, Verifier
 from tts.types import (
     NOTHING,
@@ -120,7 +121,7 @@ class Rehearsal:
         self.rng, self.runner = random.Random(f"{seed}/"), None
         self.now, self.reasons = 0.0, set[Reason]()
         self.arrived: list[Path] = []
-        self.read = 0
+        self.looked = 0
         self._read: dict[str, set[str]] = {}
         self.ledger = Ledger(budget.limit, NOTHING, budget.reserve)
         self._stage, self._budget, self._sampling, self._scorer, self._seed = stage, budget, sampling, scorer, seed
@@ -177,7 +178,7 @@ class Rehearsal:
                 if spend.within(self.ledger.free):
                     self.ledger.charge(spend)
                     read.add(path.text)
-                    self.read += usage.prompt_tokens - usage.cached_tokens
+                    self.looked += usage.prompt_tokens - usage.cached_tokens
                 else:
                     scores = None
                     self.reasons.add("budget")
@@ -199,7 +200,7 @@ class Rehearsal:
         """Not on recorded samples, yet."""
         raise UsageError("branches are not rehearsed; run this strategy on the bank as a backend")
 
-    arrivals = delegate = gather
+    arrivals = delegate = read = choose = gather
 
     def _play(self, key: str, count: int, most: int) -> list[Path]:
         """Deal so many samples, as the ledger grants them, and let time pass until all have ended."""
@@ -270,7 +271,7 @@ def rehearse(
         stop=stop_of(run.reasons),
         spent=run.ledger.spent,
         usage=Usage.total([step.completion.usage for path in run.arrived for step in path.steps if step.completion]),
-        read=run.read,
+        read=run.looked,
         seconds=run.now,
         finished=sum(path.finished for path in run.arrived),
         truncated=sum(path.truncated for path in run.arrived),

@@ -12,52 +12,22 @@ import random
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from tts.answers import Runner
-from tts.backends.base import Request, Watch
+from tts.backends.base import Reader, Watch
 from tts.compute import value_of
-from tts.errors import BackendError, Refused, RunError
+from tts.errors import RunError, UsageError
 from tts.halt import Halt
 from tts.job import Job
-from tts.journal import Arrived, Computed, Held, Settled
-from tts.ledger import Ask, Hold
+from tts.journal import Arrived, Chosen, Computed, Settled
+from tts.purchase import Look, Wish, outcome
 from tts.strategy import Strategy
-from tts.types import (
-    NOTHING,
-    Answer,
-    Completion,
-    Path,
-    Problem,
-    Reason,
-    Remaining,
-    Role,
-    Sampling,
-    Spend,
-    digest,
-    number,
-)
-
-SMALLEST_GRANT = 8
-"""Fewer tokens than this are not worth a call, unless a call asks for fewer."""
+from tts.types import Answer, Path, Problem, Remaining, Role, Sampling, Sheet, Verdicts, digest
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 Child = Callable[["Run"], Awaitable[Any]]
-
-
-class _Wish(NamedTuple):
-    """One continuation that a strategy wants, under the key that will always be its own."""
-
-    key: str
-    role: Role
-    path: Path
-    prompt: int
-    sampling: Sampling
-    until: tuple[str, ...]
-    watch: Watch | None
-    request: str
-    """Names what is asked, so that a replay notices when something else is."""
 
 
 class Run:
@@ -75,6 +45,16 @@ class Run:
     def remaining(self) -> Remaining:
         """What may still be spent, as of the last outcome this Run saw."""
         return self._seen
+
+    @property
+    def problem(self) -> Problem:
+        """What the job is about."""
+        return self._job.header.problem
+
+    @property
+    def sampling(self) -> Sampling:
+        """How a continuation is drawn where a call does not say otherwise."""
+        return self._job.sampling
 
     @property
     def runner(self) -> Runner | None:
@@ -99,17 +79,47 @@ class Run:
         key = self._next()
         sampling = sampling or self._job.sampling
         how = f"{model}\x00{sampling!r}\x00{until!r}"
-        wishes: list[_Wish] = []
+        wishes: list[Wish] = []
         for path in paths:
             prompt = self._job.models[model].prompt_tokens(path)
             request = digest(f"{path.fingerprint}\x00{how}")
             wishes += [
-                _Wish(f"{key}.{i}", model, path, prompt, sampling, until, watch, request)
+                Wish(f"{key}.{i}", model, path, prompt, sampling, until, watch, request)
                 for i in range(len(wishes), len(wishes) + n)
             ]
-        outcomes = await all_of(self._outcome(wish) for wish in wishes)
-        self._see(*(outcome.remaining for outcome in outcomes if outcome.remaining))
-        return [self._arrive(wish, outcome) for wish, outcome in zip(wishes, outcomes, strict=True) if outcome.segments]
+        settled = await self._bought(wishes)
+        return [self._arrive(wish, each) for wish, each in zip(wishes, settled, strict=True) if each.segments]
+
+    async def read(self, sheets: Iterable[Sheet], *, model: Role = "verifier") -> list[Verdicts | None]:
+        """What a model says of each sheet, in order; None where it was refused or failed, or a halt came first. A
+        sheet that comes several times is read once."""
+        key, reader, listed = self._next(), self._job.models[model], list(sheets)
+        distinct = list(dict.fromkeys(listed))
+        if not isinstance(reader, Reader):
+            raise UsageError(f"{reader.info.name} cannot read: its backend generates only")
+        looks = [
+            Look(f"{key}.{i}", model, sheet, reader.sheet_tokens(sheet), digest(f"{model}\x00{sheet!r}"))
+            for i, sheet in enumerate(distinct)
+        ]
+        told = dict(zip(distinct, await self._bought(looks), strict=True))
+        return [v if (v := told[sheet].verdicts) and v.pieces is not None else None for sheet in listed]
+
+    async def choose(self, candidates: Sequence[Path], kept: Sequence[Path]) -> None:
+        """Tell the journal which of some candidates the search goes on with: what had to be resident in the KV cache
+        before and after, and the picture of the search, follow from it."""
+        key, job = self._next(), self._job
+        if job.log.chosen(key):
+            return
+        job.go_live()
+        calls = [(path.newest[0], path.score) for path in candidates]
+        chosen = Chosen(
+            key=key,
+            candidates=tuple(call for call, _ in calls if call),
+            scores=tuple(score.value if score else None for call, score in calls if call),
+            kept=tuple(dict.fromkeys(call for path in kept if (call := path.newest[0]))),
+            at=job.elapsed(),
+        )
+        await job.log.append(chosen)
 
     async def score(self, paths: Iterable[Path]) -> list[Path]:
         """The same paths with their scores filled in, None where the verifier had none to give."""
@@ -198,118 +208,17 @@ class Run:
             flops=_least(view.flops for view in views),
         )
 
-    def _arrive(self, wish: _Wish, outcome: Settled) -> Path:
+    async def _bought(self, wishes: Sequence[Wish | Look]) -> list[Settled]:
+        settled = await all_of(outcome(self._job, self._halt, wish) for wish in wishes)
+        self._see(*(each.remaining for each in settled if each.remaining))
+        return settled
+
+    def _arrive(self, wish: Wish, outcome: Settled) -> Path:
         (completion,) = outcome.segments
         path = wish.path.extend(completion, outcome.key)
         if wish.role == "policy":
             self._job.consider(path)
         return path
-
-    async def _outcome(self, wish: _Wish) -> Settled:
-        """What came of a wish: from the journal where it knows, else bought."""
-        known = self._job.log.settled(wish.key, wish.request)
-        if known is not None:
-            return known
-        self._job.go_live()
-        return await self._buy(wish, self._job.log.attempt(wish.key))
-
-    async def _buy(self, wish: _Wish, key: str) -> Settled:
-        job = self._job
-        ceiling = min(wish.sampling.max_tokens, job.models[wish.role].info.context - wish.prompt)
-        if ceiling < 1:
-            return await self._settle(wish, key, "refused", NOTHING, reason="context")
-        ask = Ask(job.tariffs[wish.role], wish.prompt, ceiling, min(SMALLEST_GRANT, ceiling))
-        try:
-            with await job.ledger.hold(ask, self._halt) as hold:
-                await job.log.append(self._held(wish, key, hold))
-                return await self._send(wish, key, hold)
-        except Refused as refusal:
-            return await self._settle(wish, key, "refused", NOTHING, reason=refusal.reason)
-
-    async def _send(self, wish: _Wish, key: str, hold: Hold) -> Settled:
-        """Generate under a hold, and settle it with whatever came of that."""
-        settle = partial(self._settle, wish, key)
-        backend, tariff = self._job.models[wish.role], self._job.tariffs[wish.role]
-        task = self._halt.watch(backend.info.grace)
-        try:
-            completion = await backend.generate(self._request(wish, key, hold))
-            if completion.usage.completion_tokens > hold.granted:
-                raise BackendError(f"{completion.usage.completion_tokens} tokens came for {hold.granted} granted")
-        except BackendError as error:
-            spend = hold.most if error.usage is None else tariff.spend(error.usage)
-            hold.settle(spend)
-            return await settle("failed", spend, error=str(error))
-        except asyncio.CancelledError:
-            if self._halt.reason is None:
-                raise
-            task.uncancel()
-            hold.settle(hold.most)
-            return await settle("abandoned", hold.most, reason=self._halt.reason)
-        finally:
-            self._halt.unwatch(task)
-        spend = tariff.spend(completion.usage)
-        hold.settle(spend)
-        reason = self._halt.reason if completion.finish == "halted" else None
-        if completion.finish == "length" and hold.cut:
-            reason = "budget"
-        return await settle("completed", spend, reason=reason, segments=(completion,))
-
-    def _held(self, wish: _Wish, key: str, hold: Hold) -> Held:
-        newest, forced = wish.path.newest
-        return Held(
-            key=key,
-            role=wish.role,
-            id=self._id(key),
-            request=wish.request,
-            start=wish.path.origin,
-            parent=newest,
-            forced=forced,
-            granted=hold.granted,
-            most=hold.most,
-            at=self._job.elapsed(),
-        )
-
-    def _id(self, key: str) -> str:
-        return f"{self._job.header.job}:{key};"
-
-    def _request(self, wish: _Wish, key: str, hold: Hold) -> Request:
-        return Request(
-            id=self._id(key),
-            path=wish.path,
-            prompt_tokens=wish.prompt,
-            max_tokens=hold.granted,
-            sampling=wish.sampling,
-            seed=number(f"{self._job.header.seed}/{wish.key}"),
-            halt=self._halt,
-            until=wish.until,
-            watch=wish.watch,
-        )
-
-    async def _settle(
-        self,
-        wish: _Wish,
-        key: str,
-        outcome: Any,
-        spend: Spend,
-        *,
-        reason: Reason | None = None,
-        error: str | None = None,
-        segments: tuple[Completion, ...] = (),
-    ) -> Settled:
-        settled = Settled(
-            key=key,
-            role=wish.role,
-            request=wish.request,
-            outcome=outcome,
-            reason=reason,
-            error=error,
-            segments=segments,
-            spend=spend,
-            remaining=self._job.remaining(),
-            at=self._job.elapsed(),
-        )
-        await self._job.log.append(settled)
-        return settled
 
 
 class _Shared(Run):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from tts.types import Answer, Need, Path, Problem, Score
+from tts.types import Answer, Need, Path, Problem, Role, Score
 
 if TYPE_CHECKING:
     from tts.run import Run
@@ -46,9 +46,12 @@ class Verifier(BaseModel, ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     when: ClassVar[str]
+    reads: ClassVar[Role | None] = None
+    """The role of the model that reads for it, which has to be there and able to."""
 
     @property
     def needs(self) -> frozenset[Need]:
+        """Of the model whose paths are scored."""
         return frozenset()
 
     @abstractmethod

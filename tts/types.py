@@ -29,8 +29,8 @@ Role = str
 """Which model of a job is meant: `policy`, `verifier`, `judge`, `embedder`, …"""
 
 Capability = Literal["logprobs", "continue", "prefill_score", "shared_kv", "abort", "hidden", "self_certainty"]
-Need = Capability | Literal["votes", "scores"]
-"""What a strategy asks for beyond plain sampling: of the backend, of the answer kind, or of the caller."""
+Need = Capability | Literal["votes", "scores", "runner"]
+"""What a strategy or verifier asks for beyond plain sampling: of the backend, of the answer kind, or of the caller."""
 
 Reason = Literal["budget", "deadline", "cancelled", "stopped", "context"]
 """Why a call was refused or cut short: `stopped` means that the strategy itself let it go, `context` that its
@@ -61,6 +61,8 @@ class Problem(Noun):
     id: str
     messages: Annotated[tuple[Message, ...], Field(min_length=1)]
     kind: Annotated[SerializeAsAny[AnswerKind], BeforeValidator(kind_from)]
+    step_end: Annotated[str, Field(min_length=1)] = "\n\n"
+    """What ends a step of a solution."""
 
     @classmethod
     def ask(cls, text: str, kind: AnswerKind, instruction: str | None = None) -> Self:
@@ -207,10 +209,56 @@ class Completion(Noun):
 
 
 class Score(Noun):
-    """A verifier's opinion of a path: non-negative, higher is better, comparable within one job only."""
+    """A verifier's opinion of a path: non-negative, higher is better, comparable within one job only.
 
-    value: NonNegativeFloat
+    `steps` are its opinions of the path's leading steps, for verifiers that judge step by step: whoever goes on from
+    the path need not ask about them again.
+    """
+
+    value: Annotated[NonNegativeFloat, Field(allow_inf_nan=False)]
     by: str
+    steps: tuple[FiniteFloat, ...] = ()
+
+
+class Sheet(Noun):
+    """A text for a model to read, and what is wanted of it: no token is generated.
+
+    After `before` come `pieces`, each followed by `mark`; the first `skip` pieces were judged already and are only read
+    again. What is wanted after each of the others is how likely each token of `ask` comes next; with an empty `ask`,
+    what the model's own classes say. `place` says where to look:
+
+    * `mark`: after the mark, or after the piece where there is no mark;
+    * `piece`: before the mark, at the token that would predict it;
+    * `token`: after every token of a piece and of its mark.
+
+    With `turns`, every piece is a user's turn and its mark the assistant's; `before` is what comes first in the
+    conversation.
+    """
+
+    before: tuple[Message, ...] | str
+    pieces: Annotated[tuple[str, ...], Field(min_length=1)]
+    skip: NonNegativeInt = 0
+    mark: str = ""
+    ask: tuple[str, ...] = ()
+    place: Literal["mark", "piece", "token"] = "mark"
+    turns: bool = False
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if self.skip >= len(self.pieces):
+            raise ValueError(f"all of {len(self.pieces)} pieces are skipped")
+        return self
+
+
+Looks = tuple[tuple[FiniteFloat, ...], ...]
+"""What was seen at each place of one piece: log-probabilities of the tokens asked for, or logits of the classes."""
+
+
+class Verdicts(Noun):
+    """What a model said of a sheet: of each piece that was not skipped, in order. None where a halt came first."""
+
+    pieces: tuple[Looks, ...] | None
+    usage: Usage
 
 
 class Step(Noun):
@@ -246,6 +294,8 @@ class Path(Noun):
     steps: tuple[Step, ...] = ()
     finish: Finish | None = None
     score: Score | None = None
+    judged: tuple[FiniteFloat, ...] = ()
+    """What the verifier has said of the leading steps, kept by the paths that go on from here."""
 
     @classmethod
     def of(cls, problem: Problem) -> Self:
@@ -290,16 +340,16 @@ class Path(Noun):
 
     def append(self, text: str) -> Path:
         """Force `text` as the next step: it is read by the model as if it had written it."""
-        return Path(start=self.start, steps=(*self.steps, Step(text=text)))
+        return Path(start=self.start, steps=(*self.steps, Step(text=text)), judged=self.judged)
 
     def extend(self, completion: Completion, key: str) -> Path:
         """The path with `completion`, bought by the call `key`, as its next step."""
         step = Step(text=completion.text, completion=completion, key=key)
         finish = None if completion.finish == "until" else completion.finish
-        return Path(start=self.start, steps=(*self.steps, step), finish=finish)
+        return Path(start=self.start, steps=(*self.steps, step), finish=finish, judged=self.judged)
 
     def scored(self, score: Score) -> Path:
-        return Path(start=self.start, steps=self.steps, finish=self.finish, score=score)
+        return Path(start=self.start, steps=self.steps, finish=self.finish, score=score, judged=score.steps)
 
 
 class Vote(Noun):
@@ -359,10 +409,28 @@ class Call(Noun):
     settled_at: NonNegativeFloat
 
 
+class Selection(Noun):
+    """One moment at which a search chose among candidates: the call that brought each of them, its score where it had
+    one, and the calls of those that it goes on with. `before` and `after` are the tokens that have to be resident in
+    the KV cache for all candidates and for the chosen ones: prompt and shared steps once."""
+
+    candidates: tuple[str, ...]
+    scores: tuple[NonNegativeFloat | None, ...]
+    kept: tuple[str, ...]
+    before: NonNegativeInt
+    after: NonNegativeInt
+
+
 class Trace(Noun):
-    """The search as it went: every call, in the order in which they were sent."""
+    """The search as it went: every call, in the order in which they were sent, and every choice.
+
+    `kv_token_steps` is the sum, over decode steps, of the tokens resident in a KV cache that holds what several paths
+    share once; continuations that were asked for together are taken to be decoded together.
+    """
 
     calls: tuple[Call, ...]
+    selections: tuple[Selection, ...]
+    kv_token_steps: NonNegativeInt
 
 
 class Result(Noun):

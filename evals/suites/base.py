@@ -16,6 +16,7 @@ from evals.lab.splits import Split
 from tts.answers import AnswerKind
 from tts.cost import one_line
 from tts.errors import UsageError
+from tts.strategy import Verifier
 from tts.types import Noun, Problem, Sampling
 
 
@@ -28,12 +29,14 @@ Text = Annotated[str, BeforeValidator(_as_text), Field(min_length=1)]
 
 
 class Row(Noun):
-    """One problem as a file or a generator gives it; `group` is its difficulty, subject, or nothing."""
+    """One problem as a file or a generator gives it; `group` is its difficulty, subject, or nothing, and `kind` its own
+    kind of answer, where the suite's does not say all, as of a program with tests of its own."""
 
     id: Text
     problem: Annotated[str, Field(min_length=1)]
     answer: Text
     group: str = ""
+    kind: AnswerKind | None = None
 
 
 class Item(Noun):
@@ -59,6 +62,10 @@ class Suite:
     """What solves it when nobody names a backend."""
     sampling: Sampling = field(default_factory=Sampling)
     splits: tuple[Split, ...] = ("test",)
+    step_end: str = "\n\n"
+    """What ends a step of a solution."""
+    verifiers: Mapping[str, Verifier] = field(default_factory=dict)
+    """Verifiers of its own, by the names under which they can be asked for."""
 
     def items(self, split: Split, limit: int | None, data: File | None = None) -> list[Item]:
         """The first `limit` problems of a split, or of a local file."""
@@ -70,7 +77,8 @@ class Suite:
         return items
 
     def _item(self, row: Row) -> Item:
-        problem = Problem.ask(row.problem, self.kind).model_copy(update={"id": row.id})
+        problem = Problem.ask(row.problem, row.kind or self.kind)
+        problem = problem.model_copy(update={"id": row.id, "step_end": self.step_end})
         return Item(problem=problem, reference=row.answer, group=row.group)
 
 
@@ -85,7 +93,7 @@ def read_rows(file: File) -> Iterator[Row]:
     """Problems from a JSONL file with `id`, `problem` and `answer`; other columns are welcome and not read, except
     `group` and MATH's `level`."""
     try:
-        lines = _contents(file).decode("utf-8").splitlines()
+        lines = _contents(file).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"cannot read the problems in {file}: {one_line(error)}") from error
     if not any(line.strip() for line in lines):

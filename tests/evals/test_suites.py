@@ -84,6 +84,12 @@ def test_a_malformed_file_is_refused_by_its_line(lines: list[Any], complaint: st
         SUITES["gsm8k"].items("test", None, write(tmp_path, *lines))
 
 
+def test_a_byte_order_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path: Path) -> None:
+    file = write(tmp_path, LINE)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert [item.reference for item in SUITES["gsm8k"].items("test", None, file)] == ["42"]
+
+
 def test_a_missing_file_and_one_that_is_no_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the problems in"):
         SUITES["gsm8k"].items("test", None, tmp_path / "none.jsonl")

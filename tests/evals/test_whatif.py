@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from itertools import product
@@ -35,14 +36,21 @@ from verifiers import Confidence
 SAMPLING = Sampling(max_tokens=64)
 
 
-def toy(problems: int = 6, right: Callable[[Item, str], bool] = same_answer) -> Suite:
+def toy(problems: int = 6, quick: bool = True) -> Suite:
     def rows(_: object) -> list[Given]:
         return [Given(id=f"p{i}", problem=f"{i}?", answer="42", group=f"g{i % 2}") for i in range(problems)]
 
-    return Suite(name="chain", about="", kind=Maths(), rows=rows, right=right, quick=True)
+    return Suite(name="chain", about="", kind=Maths(), rows=rows, right=same_answer, quick=quick)
 
 
-def filled(folder: Path, suite: Suite, samples: int, backend: FakeBackend | None = None, seed: int = 0) -> int:
+def filled(
+    folder: Path,
+    suite: Suite,
+    samples: int,
+    backend: FakeBackend | None = None,
+    seed: int = 0,
+    observe: Callable[[int, int], None] | None = None,
+) -> int:
     """Fill a bank; how many samples are missing."""
     backend = backend or FakeBackend(thinker)
     manifest = Manifest(model=backend.info, sampling=SAMPLING, source=Source(suite="chain", split="test"))
@@ -55,17 +63,23 @@ def filled(folder: Path, suite: Suite, samples: int, backend: FakeBackend | None
             samples=samples,
             seed=seed,
             concurrency=2,
-            observe=lambda done, size: None,
+            observe=observe or (lambda done, new: None),
         )
     )
     assert (gaps.missing == 0) == (gaps.reason == "")
     return gaps.missing
 
 
-def told(folder: Path, *budgets: tuple[Unit, float], resamples: int = 30, price: Price | None = None) -> Findings:
+def told(
+    folder: Path,
+    *budgets: tuple[Unit, float],
+    resamples: int = 30,
+    price: Price | None = None,
+    suite: Suite | None = None,
+) -> Findings:
     strategies = (BestOfN(), SelfConsistency())
     methods = [Method(label=s.name, strategy=s, verifier=Confidence(), fixed=False) for s in strategies]
-    suite = toy()
+    suite = suite or toy()
     plan = Whatif(suite, suite.items("test", None), methods, budgets, resamples, price)
     return rehearsed(Bank(folder), plan, None, lambda done: None)
 
@@ -95,6 +109,14 @@ def test_a_bank_is_filled_once_extended_and_told_what_is_missing(tmp_path: Path)
     bank = Bank(tmp_path)
     assert bank.counts() == {f"p{i}": 20 for i in range(8)}
     assert all(set(before[problem]) <= set(bank.samples(problem)) for problem in before)
+
+
+def test_a_filling_that_goes_on_says_how_many_samples_are_new(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    filled(tmp_path, toy(2), 4)
+    filled(tmp_path, toy(3), 4, observe=lambda done, new: seen.append((done, new)))
+    assert seen[:2] == [(4, 0), (8, 0)]
+    assert seen[-4:] == [(9, 1), (10, 2), (11, 3), (12, 4)]
 
 
 def test_a_sample_that_reaches_the_end_of_the_context_is_recorded(tmp_path: Path) -> None:
@@ -146,6 +168,26 @@ def test_a_budget_in_dollars_needs_a_price(folder: Path) -> None:
         told(folder, ("usd", 1.0))
 
 
+def test_more_samples_than_there_are_is_refused_before_anything_is_rehearsed(tmp_path: Path) -> None:
+    filled(tmp_path, toy(2), 4)
+    filled(tmp_path, toy(), 3, seed=1)
+    complaint = (
+        "for 9 samples a job, .* lacks 28 samples of 6 problems; fill it up with tts bank fill --samples 9, or ask for "
+        "no more than 3"
+    )
+    with pytest.raises(UsageError, match=complaint):
+        told(tmp_path, ("samples", 2.0), ("samples", 9.0))
+    with pytest.raises(UsageError, match="lacks 8 samples of 4 problems"):
+        told(tmp_path, ("samples", 5.0))
+
+
+def test_a_quick_grader_needs_no_event_loop(folder: Path) -> None:
+    async def inside() -> Findings:
+        return told(folder, ("samples", 4.0))
+
+    assert any(row.right for row in asyncio.run(inside()).section.rows)
+
+
 def test_a_deadline_cuts_what_a_job_gets(folder: Path) -> None:
     short, long = (told(folder, ("seconds", seconds)).section for seconds in (0.5, 50.0))
     assert all(row.latency == 0.5 and row.stop == "deadline" for row in short.rows)
@@ -160,7 +202,7 @@ def test_a_grader_that_hangs_is_an_error_and_no_wrong_answer(folder: Path, monke
         return answer == "42"
 
     monkeypatch.setattr("evals.whatif.graded", hangs)
-    found = told(folder, ("samples", 16.0))
+    found = told(folder, ("samples", 16.0), suite=toy(quick=False))
     assert {row.error for row in found.section.errors} == {"the grader took more than 10 s"}
 
 
@@ -196,9 +238,9 @@ def test_the_figures_say_where_the_frontier_and_the_oracle_are(folder: Path) -> 
 @pytest.mark.parametrize("first", [10.0, 100.0])
 def test_an_oracles_allocation_is_the_best_there_is(first: float) -> None:
     pools = {
-        "easy": Pooled("g", 4, 3, first, 8.0),
-        "hard": Pooled("g", 4, 1, first + 4, 12.0),
-        "hopeless": Pooled("g", 4, 0, first, 9.0),
+        "easy": Pooled(4, 3, first, 8.0),
+        "hard": Pooled(4, 1, first + 4, 12.0),
+        "hopeless": Pooled(4, 0, first, 9.0),
     }
     passes = {0: (0, 0, 0, 0, 0), 1: (0, 1 / 4, 1 / 2, 3 / 4, 1), 3: (0, 3 / 4, 1, 1, 1)}
 

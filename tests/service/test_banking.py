@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_bank_stands_in_for_the_model(bank: Path) -> None:
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
     assert (result.exit_code, told["samples"]["finished"]) == (0, 8)
-    assert "this job lacks up to 1 more" in tts(*solve, "-p", "n=9").stderr
+    assert "this job asks for more" in tts(*solve, "-p", "n=9").stderr
     assert "was recorded with temperature=0.8" in tts(*solve, "--temperature", 0.7).stderr
     assert "leave out --journal" in tts(*solve, "--journal", bank / "x.jsonl").stderr
     assert "nowhere is no bank" in tts("solve", "x", "--backend", "bank:nowhere").stderr
@@ -97,8 +98,51 @@ def test_failures_leave_a_gap_that_is_named(problems: Path, tmp_path: Path) -> N
     fill = ("bank", "fill", "gsm8k", "--data", problems, "--samples", 8, "--out", tmp_path / "bank", "--backend")
     result = tts(*fill, "fake:tests.handlers:half_broken")
     assert result.exit_code == 4
-    assert "samples are missing: " in result.stderr
+    assert "samples still missing: " in result.stderr
     assert tts(*fill, "fake:tests.handlers:quick").exit_code == 0
+
+
+def test_what_was_recorded_of_unfinished_problems_takes_room_too(bank: Path, tmp_path: Path) -> None:
+    def bytes_a_token() -> tuple[object, str]:
+        show = ("bank", "show", young)
+        return json.loads(tts(*show, "--json").stdout)["bytes a token"], tts(*show).stdout
+
+    young = tmp_path / "young"
+    shutil.copytree(bank, young)
+    whole, _ = bytes_a_token()
+    (young / "complete.jsonl").write_text("")
+    assert isinstance(whole, float)
+    assert bytes_a_token()[0] == pytest.approx(whole, rel=0.2)
+    shutil.rmtree(young / "samples")
+    figure, text = bytes_a_token()
+    assert figure is None
+    assert "bytes a token -\n" in text
+
+
+def test_a_plan_that_a_bank_does_not_hold_is_refused_before_anything_runs(
+    bank: Path, problems: Path, tmp_path: Path
+) -> None:
+    more, other, out = tmp_path / "more.jsonl", tmp_path / "other.jsonl", tmp_path / "out"
+    lines = problems.read_text().splitlines()
+    more.write_text("\n".join([*lines[:3], json.dumps({"id": 9, "problem": "New?", "answer": 1}), *lines[3:]]))
+    other.write_text(json.dumps({"id": 0, "problem": "Another?", "answer": 1}))
+
+    def run(data: Path, *arguments: object) -> Result:
+        return tts("eval", "gsm8k", "--data", data, "--backend", f"bank:{bank}", "--out", out, *arguments)
+
+    holds, fill = f"asked for, {bank} (gsm8k, test) holds", "fill it up with tts bank fill --limit"
+    for data, complaint in (
+        (more, f"of the 5 problems {holds} 4 complete; ask for fewer with --limit 3, or {fill} 5\n"),
+        (other, f"of the 1 problem {holds} 0 complete; {fill} 1\n"),
+    ):
+        result = run(data, "--tokens", 100)
+        assert (result.exit_code, complaint in result.stderr) == (2, True)
+    result = run(problems, "--samples", 8, 10)
+    assert (result.exit_code, "lacks 8 samples of 4 problems" in result.stderr) == (2, True)
+    assert not out.exists()
+    result = run(more, "--limit", 1, "--samples", 8)
+    assert result.exit_code == 0, result.output
+    assert "1 problem, 1 seed. " in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -108,7 +152,8 @@ def test_failures_leave_a_gap_that_is_named(problems: Path, tmp_path: Path) -> N
         (("bank", "fill", "chian"), "unknown suite 'chian'; did you mean 'chain'?"),
         (("whatif", "{bank}"), "was filled from problems.jsonl, SHA-256"),
         (("whatif", "{bank}", "--data", "nowhere.jsonl"), "cannot read the problems in nowhere.jsonl"),
-        (("whatif", "{bank}", "--data", "{problems}", "--samples", "9"), "this job lacks up to 1 more"),
+        (("whatif", "{bank}", "--data", "{problems}", "--samples", "9"), "lacks 4 samples of 4 problems"),
+        (("whatif", "{bank}", "--data", "{problems}", "--tokens", "4096", "-s", "best_of_n:n=11"), "up to 3 more"),
         (("whatif", "{bank}", "--data", "{problems}", "-s", "best_of_m"), "unknown strategy 'best_of_m'"),
         (("whatif", "{bank}", "--data", "{problems}", "--usd", "1"), "needs a price for fake"),
     ],

@@ -106,7 +106,7 @@ def test_problems_that_got_lost_are_missed(tmp_path: Path) -> None:
     folder = filled(tmp_path / "bank")
     lines = (folder / PROBLEMS).read_text().splitlines(keepends=True)
     (folder / PROBLEMS).write_text(lines[0])
-    with pytest.raises(UsageError, match="lacks 1 problems of which there are samples"):
+    with pytest.raises(UsageError, match="lacks 1 problem of which there are samples"):
         Bank(folder)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tts.halt import Halt
-from tts.types import Completion, ModelInfo, Path, Sampling
+from tts.types import Completion, ModelInfo, Path, Sampling, Sheet, Verdicts
 
 Watch = Callable[[Completion], bool]
 """A pure function of a completion so far; true ends it."""
@@ -41,6 +41,20 @@ class Request:
         return self.id.partition(":")[0]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Read `sheet`, `prompt_tokens` long as the backend itself counts; `id` and `halt` as in a `Request`."""
+
+    id: str
+    sheet: Sheet
+    prompt_tokens: int
+    halt: Halt
+
+    @property
+    def job(self) -> str:
+        return self.id.partition(":")[0]
+
+
 class Backend(Protocol):
     """One model, served."""
 
@@ -57,3 +71,25 @@ class Backend(Protocol):
         A completion with more tokens than that is treated as a failure, charged with the whole hold.
         """
         ...
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What a backend with the capability `prefill_score` can do beside."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def sheet_tokens(self, sheet: Sheet) -> int:
+        """The length of the sheet, in tokens. Raises `UsageError` where the model cannot be asked this."""
+        ...
+
+    async def read(self, reading: Reading) -> Verdicts:
+        """Raises `BackendError` with what the failure is known to cost."""
+        ...
+
+
+def is_virtual(backend: Backend) -> bool:
+    """Whether a backend only remembers how long things took, and says so with `virtual = True`: it is to be run in
+    virtual time, its samples are shared already, and its jobs are not resumed but run again."""
+    return bool(getattr(backend, "virtual", False))

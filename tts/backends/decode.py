@@ -2,13 +2,12 @@
 
 Rows are aligned on the right: at every moment all rows end at the same column of the key-value tensors, and
 what lies left of a row's own tokens is masked. A prompt that several rows share is prefilled once, also when they
-come one after the other.
+come one after the other; and a row that goes on where another one ended a step finds that one's keys and values.
 """
 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +17,10 @@ from torch import Tensor
 
 from tts.backends.base import Request
 from tts.backends.draw import draw
-from tts.backends.keyvalues import KeyValues, Prompt, causal
+from tts.backends.keyvalues import KeyValues, Prefix
+from tts.backends.prefill import Prefiller, Text
 from tts.types import Completion, Finish, Usage
 
-REMEMBERED = 256 << 20
-"""Bytes of prompts that are kept after their rows have gone, because more rows may come for them."""
 SPARSE = 0.75
 """Slots are closed up when fewer of them than this are taken."""
 
@@ -46,6 +44,24 @@ class Row:
 
     def __post_init__(self) -> None:
         self.uniform = random.Random(self.request.seed).random
+        self.prefix: Prefix | None = None
+        """What of its prompt was known when it joined."""
+
+    @property
+    def newest(self) -> int:
+        """The token that is read next."""
+        return self.ids[-1] if self.ids else self.prompt[-1]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.ids)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has to end now, with what it has."""
+        if self.finish is None and (self.abandoned or self.request.halt.reason is not None):
+            self.finish = "halted"
+        return self.finish == "halted"
 
 
 class Batch:
@@ -55,8 +71,8 @@ class Batch:
         self._model, self._stop_ids, self._text = model, stop_ids, text
         self._head = model.get_output_embeddings().weight
         self._slots: list[Row | None] = []
-        self._kv = KeyValues()
-        self._prompts: OrderedDict[tuple[str, tuple[int, ...]], Prompt] = OrderedDict()
+        self._prefiller = Prefiller(model)
+        self._kv = KeyValues(self._prefiller.like)
 
     @property
     def rows(self) -> list[Row]:
@@ -75,15 +91,15 @@ class Batch:
             self._leave()
 
     def clear(self) -> None:
-        self._slots, self._kv = [], KeyValues()
+        self._slots, self._kv = [], KeyValues(self._prefiller.like)
 
     def _extend(self) -> None:
-        self._kv.reserve([], len(self._slots), 0)
+        self._kv.reserve(len(self._slots), 0)
         # A slot without a row computes nonsense, but must look at something, or it would compute NaNs.
         width = self._kv.end - self._kv.first + 1
-        lengths = self._tensor([width if row is None else len(row.prompt) + len(row.ids) for row in self._slots])
+        lengths = self._tensor([width if row is None else row.length for row in self._slots])
         hidden = self._model.model(
-            input_ids=self._tensor([0 if row is None else row.ids[-1] for row in self._slots])[:, None],
+            input_ids=self._tensor([0 if row is None else row.newest for row in self._slots])[:, None],
             position_ids=lengths[:, None] - 1,
             attention_mask=self._visible(lengths, width),
             past_key_values=self._kv,
@@ -94,48 +110,40 @@ class Batch:
         self._choose(self.rows, hidden if len(taken) == len(self._slots) else hidden[taken])
 
     def _join(self, joining: list[Row]) -> None:
-        """Read each of a job's prompts once; its rows choose their first tokens from one distribution."""
+        """Let rows in. Where all of a prompt but its last token is known, its rows read that token with the next step;
+        else it is read once, and all of its rows choose their first tokens from one distribution."""
         asking: dict[tuple[str, tuple[int, ...]], list[Row]] = {}
         for row in joining:
             asking.setdefault((row.request.job, row.prompt), []).append(row)
-        for key, waiting in asking.items():
-            rows = [row for row in waiting if not halted(row)]
-            if rows:
-                known = key in self._prompts
-                prompt = self._prompt(key)
-                for row in rows if known else rows[1:]:
-                    row.cached = prompt.length
-                self._admit(rows, prompt)
-                assert prompt.hidden is not None
-                self._choose(rows, prompt.hidden.expand(len(rows), -1))
+        for (job, prompt), waiting in asking.items():
+            rows = [row for row in waiting if not row.over]
+            if not rows:
+                continue
+            prefixes = self._prefiller.prefixes
+            known = prefixes.longest(job, prompt, len(prompt))
+            before = known.length if known else 0
+            if known is None or before < len(prompt) - 1 or (before == len(prompt) and known.hidden is None):
+                (read,) = self._prefiller.read([Text(job, prompt, len(prompt) - 1)])
+                known, before = prefixes.longest(job, prompt, len(prompt)), read.cached
+            assert known is not None
+            rows[0].cached = before
+            for row in rows[1:]:
+                row.cached = known.length
+            self._admit(rows, known)
+            if known.length == len(prompt):
+                assert known.hidden is not None
+                self._choose(rows, known.hidden.expand(len(rows), -1))
 
-    def _prompt(self, key: tuple[str, tuple[int, ...]]) -> Prompt:
-        """The keys and values of a job's prompt, remembered while there is room."""
-        if key not in self._prompts:
-            ids = key[1]
-            prompt = Prompt(len(ids))
-            prompt.hidden = self._model.model(
-                input_ids=self._tensor(ids)[None],
-                position_ids=torch.arange(len(ids), device=self._head.device)[None],
-                attention_mask=causal(len(ids), self._head.device),
-                past_key_values=prompt,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
-            self._prompts[key] = prompt
-        self._prompts.move_to_end(key)
-        while len(self._prompts) > 1 and sum(each.size for each in self._prompts.values()) > REMEMBERED:
-            self._prompts.popitem(last=False)
-        return self._prompts[key]
-
-    def _admit(self, rows: list[Row], prompt: Prompt) -> None:
+    def _admit(self, rows: list[Row], prefix: Prefix) -> None:
         """Give every row a slot, with a copy of its prompt in it."""
         free = [i for i, row in enumerate(self._slots) if row is None][: len(rows)]
         places = [*free, *range(len(self._slots), len(self._slots) + len(rows) - len(free))]
         self._slots += [None] * (len(rows) - len(free))
-        self._kv.reserve(prompt.layers, len(self._slots), prompt.length)
-        self._kv.admit(prompt, places)
+        self._kv.reserve(len(self._slots), prefix.length)
+        self._kv.admit(prefix, places)
         for place, row in zip(places, rows, strict=True):
             self._slots[place] = row
+            row.prefix = prefix
 
     def _visible(self, lengths: Tensor, width: int) -> Tensor:
         """[slots, 1, 1, width]: true where a row's own tokens lie, the new one included."""
@@ -144,7 +152,10 @@ class Batch:
 
     def _leave(self) -> None:
         """Let go of the rows that are finished or halted, and of the columns that only they had reached."""
-        self._slots = [None if row is None or row.finish is not None or halted(row) else row for row in self._slots]
+        for place, row in enumerate(self._slots):
+            if row is not None and (row.finish is not None or row.over):
+                self._remember(place, row)
+                self._slots[place] = None
         staying = [i for i, row in enumerate(self._slots) if row is not None]
         if not staying:
             self.clear()
@@ -153,7 +164,16 @@ class Batch:
             self._slots = [self._slots[i] for i in staying]
             self._kv.keep(self._tensor(staying))
         # All of a row is cached but its last token.
-        self._kv.first = self._kv.end - max(len(row.prompt) + len(row.ids) - 1 for row in self.rows)
+        self._kv.first = self._kv.end - max(row.length - 1 for row in self.rows)
+
+    def _remember(self, place: int, row: Row) -> None:
+        """Keep what a row has read, all but its last token, where somebody may go on from there."""
+        if row.finish == "stop":
+            return
+        ids = (*row.prompt, *row.ids)[:-1]
+        assert row.prefix is not None
+        if (added := len(ids) - row.prefix.length) > 0:
+            self._prefiller.prefixes.add(row.request.job, ids, Prefix(row.prefix, self._kv.taken(place, added)))
 
     def _choose(self, rows: list[Row], hidden: Tensor) -> None:
         """Draw each row's next token from its own stream of random numbers."""
@@ -183,13 +203,6 @@ class Batch:
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._head.device)
-
-
-def halted(row: Row) -> bool:
-    """Whether a row has to end now, with what it has."""
-    if row.finish is None and (row.abandoned or row.request.halt.reason is not None):
-        row.finish = "halted"
-    return row.finish == "halted"
 
 
 def _ended_by_text(row: Row, text: str) -> Finish | None:

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tts.backends.base import Request
+from tts.backends.base import Reading, Request
 from tts.errors import BackendError
-from tts.types import Completion, Finish, ModelInfo, Path, Usage
+from tts.types import Completion, Finish, Looks, ModelInfo, Path, Sheet, Usage, Verdicts
 
 _PIECE = re.compile(r"\s*\S+|\s+$")
 
@@ -41,6 +41,19 @@ class Reply:
 
 Handler = Callable[[Request], Reply | str]
 
+
+@dataclass(frozen=True)
+class Opinion:
+    """What the fake says of a sheet: the looks of each piece that is not skipped, after `latency` seconds; or it fails
+    with `error`."""
+
+    pieces: tuple[Looks, ...] = ()
+    latency: float = 0.0
+    error: str | None = None
+
+
+Judge = Callable[[Sheet], Opinion]
+
 FAKE = ModelInfo(
     name="fake",
     fingerprint="fake",
@@ -52,14 +65,21 @@ FAKE = ModelInfo(
 )
 
 
+def silent(request: Request) -> Reply:
+    """A handler for a fake that only reads."""
+    return Reply("", error="this model judges, and was asked to write")
+
+
 class FakeBackend:
     """Cuts the handler's replies into words, one token each, and stops them where a real engine would.
 
     `generated` counts every token that was made, delivered or not: what a ledger must agree with.
     """
 
-    def __init__(self, handler: Handler, info: ModelInfo = FAKE) -> None:
-        self.handler, self.info = handler, info
+    def __init__(self, handler: Handler, info: ModelInfo = FAKE, judge: Judge | None = None) -> None:
+        self.handler, self.judge = handler, judge
+        reads = {"prefill_score"} if judge else set()
+        self.info = info.model_copy(update={"capabilities": info.capabilities | reads})
         self.generated = 0
         self.calls = 0
 
@@ -70,6 +90,20 @@ class FakeBackend:
         for step in path.steps:
             length += _length(step.text)
         return length
+
+    def sheet_tokens(self, sheet: Sheet) -> int:
+        before = sheet.before if isinstance(sheet.before, str) else "".join(each.content for each in sheet.before)
+        return _length(before) + sum(_length(piece) + _length(sheet.mark) for piece in sheet.pieces)
+
+    async def read(self, reading: Reading) -> Verdicts:
+        self.calls += 1
+        opinion = self.judge(reading.sheet) if self.judge else Opinion(error="nobody judges here")
+        if opinion.latency and await reading.halt.wait(opinion.latency):
+            return Verdicts(pieces=None, usage=Usage.none())
+        usage = Usage.of(prompt=reading.prompt_tokens, cached=0, completion=0, seconds=opinion.latency)
+        if opinion.error is not None:
+            raise BackendError(opinion.error, usage=usage)
+        return Verdicts(pieces=opinion.pieces, usage=usage)
 
     async def generate(self, request: Request) -> Completion:
         self.calls += 1

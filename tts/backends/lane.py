@@ -1,31 +1,60 @@
-"""One thread that decodes a batch, and the queue before it."""
+"""One thread that works on a batch, and the queue before it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from tts.backends.decode import Batch, Row, halted
 from tts.errors import BackendError
 
 
-class Lane:
+class Place(Protocol):
+    """A row of a batch: somebody's request on its way."""
+
+    abandoned: bool
+    made: int
+
+    @property
+    def over(self) -> bool:
+        """Whether it has to end now, with what it has."""
+        ...
+
+
+Places = TypeVar("Places", bound=Place)
+
+
+class Steps(Protocol[Places]):
+    """A batch: rows that are worked on together."""
+
+    @property
+    def rows(self) -> Sequence[Places]:
+        """The rows that are not through."""
+        ...
+
+    def step(self, joining: list[Places]) -> None: ...
+
+    def clear(self) -> None: ...
+
+
+class Lane(Generic[Places]):
     """Steps its batch for as long as somebody waits for a row of it, on `threads` processor cores."""
 
-    def __init__(self, name: str, batch: Batch, max_rows: int, threads: int) -> None:
+    def __init__(self, name: str, batch: Steps[Places], max_rows: int, threads: int) -> None:
         self.batch = batch
-        self.waiting: deque[tuple[Row, asyncio.Future[None]]] = deque()
-        self.running: dict[Row, asyncio.Future[None]] = {}
+        self.waiting: deque[tuple[Places, asyncio.Future[None]]] = deque()
+        self.running: dict[Places, asyncio.Future[None]] = {}
         self.driver: asyncio.Task[None] | None = None
         # How many threads a product uses is the calling thread's own setting.
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="decode", initializer=_use, initargs=(threads,))
         self.generated = 0
         self._name, self._max_rows = name, max_rows
 
-    async def finish(self, row: Row) -> None:
+    async def finish(self, row: Places) -> None:
         """Return when the row has ended, for whatever reason."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting.append((row, future))
@@ -47,18 +76,18 @@ class Lane:
                 self._fail(error)
             self._settle()
 
-    async def _step(self, joining: list[Row]) -> None:
+    async def _step(self, joining: list[Places]) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(self.thread, self.batch.step, joining)
         except Exception as error:  # out of memory, a broken shape, somebody's `watch`: nobody may wait for ever
             raise BackendError(f"{self._name}: {error}") from error
 
-    def _places(self) -> list[Row]:
+    def _places(self) -> list[Places]:
         """Who joins now: as many as there is room for, and all whom the step will only tell to go."""
         waiting, self.waiting = self.waiting, deque()
         joining = []
         for row, future in waiting:
-            if len(self.running) < self._max_rows or halted(row):
+            if len(self.running) < self._max_rows or row.over:
                 self.running[row] = future
                 joining.append(row)
             else:

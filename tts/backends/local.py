@@ -5,29 +5,37 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path as File
-from typing import Any
+from typing import Any, TypeVar
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may ask a hub for anything
 # OpenMP's threads would spin while they wait for each other: beside one busy process that costs a factor of ten.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
+from pydantic import ValidationError
 
-from tts.backends import weights
-from tts.backends.base import Request
+from tts.backends import judging, weights
+from tts.backends.base import Reading, Request
 from tts.backends.decode import Batch, Row, completion_of
-from tts.backends.lane import Lane
+from tts.backends.lane import Lane, Place
 from tts.backends.prompt import Prompter
-from tts.errors import UsageError
-from tts.types import Completion, ModelInfo, Path, number
+from tts.errors import BackendError, UsageError
+from tts.types import Capability, Completion, ModelInfo, Path, Sheet, Verdicts, number
 
-MAX_ROWS, MAX_ROWS_OF_SMALL = 32, 256
+MAX_ROWS, MAX_ROWS_OF_SMALL = 32, 512
 """Continuations decoded at once; more wait for a place. Of a small model more fit into the memory, and are needed to
 outweigh what a step costs whatever it computes."""
+MAX_SHEETS = 256
+"""Sheets read in one step; more wait for the next one."""
 SMALL, LANES = 20_000_000, 4
 """Parameters. The matrices of a smaller model are not worth dividing between cores: up to so many cores have a batch of
 their own."""
+READS: frozenset[Capability] = frozenset({"prefill_score", "abort"})
+WRITES: frozenset[Capability] = frozenset({"logprobs", "self_certainty", "continue"})
+
+T = TypeVar("T", bound=Place)
 
 
 class LocalBackend:
@@ -53,16 +61,20 @@ class LocalBackend:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = weights.load_model(folder, config, device)
         self.info = info_of(self._model, weights.EMBEDDED_NAME if source is None else file.stem, folder)
-        stop_ids = _stop_ids(self._model, self._prompter)
         self._vocabulary: int = self._model.get_input_embeddings().num_embeddings
         small = self.info.parameters < SMALL
         cores = torch.get_num_threads()
         rows = max_rows or (MAX_ROWS_OF_SMALL if small else MAX_ROWS)
         lanes = min(cores, LANES, rows) if small and device == "cpu" else 1
+        name, threads = self.info.name, cores // lanes
+        writes = self._model.get_output_embeddings() is not None
+        stop_ids = _stop_ids(self._model, self._prompter) if writes else frozenset()
         self._lanes = [
-            Lane(self.info.name, Batch(self._model, stop_ids, self._text), rows // lanes, cores // lanes)
-            for _ in range(lanes)
+            Lane(name, Batch(self._model, stop_ids, self._text), rows // lanes, threads)
+            for _ in range(lanes if writes else 0)
         ]
+        self._reading = [Lane(name, judging.Judging(self._model), MAX_SHEETS, threads) for _ in range(lanes)]
+        self.sheet = lru_cache(maxsize=4096)(lambda sheet: judging.spell(sheet, self._prompter))
 
     @property
     def generated(self) -> int:
@@ -72,15 +84,32 @@ class LocalBackend:
     def prompt_tokens(self, path: Path) -> int:
         return len(self._prompter.path_ids(path))
 
+    def sheet_tokens(self, sheet: Sheet) -> int:
+        if bool(sheet.ask) != bool(self._lanes):
+            said = "log-probabilities of tokens, and this sheet asks for classes"
+            says = said if self._lanes else "classes, and this sheet asks for tokens"
+            raise UsageError(f"{self.info.name} gives {says}; choose the form of verifier that it was trained for")
+        return len(self.sheet(sheet).ids)
+
+    async def read(self, reading: Reading) -> Verdicts:
+        ask = tuple(self._prompter.token(text) for text in reading.sheet.ask)
+        row = judging.Row(reading, self.sheet(reading.sheet), ask, time.perf_counter())
+        await _of_job(self._reading, reading.job).finish(row)
+        try:
+            return row.verdicts(time.perf_counter() - row.began)
+        except ValidationError as error:
+            raise BackendError(f"{self.info.name} said of a step what is no number") from error
+
     async def generate(self, request: Request) -> Completion:
+        if not self._lanes:
+            raise UsageError(f"{self.info.name} judges texts and writes none; it cannot be a policy")
         row = Row(request, self._prompt(request), time.perf_counter())
         await self._lane(request.job).finish(row)
         assert row.finish is not None
         return completion_of(row, self._text(row), row.finish, time.perf_counter() - row.began)
 
-    def _lane(self, job: str) -> Lane:
-        """A job keeps to one lane, which remembers its prompts: what it costs must not depend on who else is there."""
-        return self._lanes[number(job) % len(self._lanes)]
+    def _lane(self, job: str) -> Lane[Row]:
+        return _of_job(self._lanes, job)
 
     def _prompt(self, request: Request) -> tuple[int, ...]:
         """The ids of the prompt. Refuses what would break the step, and with it the batch that others are in."""
@@ -96,6 +125,11 @@ class LocalBackend:
         return self._prompter.decode(row.ids, row.prompt)
 
 
+def _of_job(lanes: list[Lane[T]], job: str) -> Lane[T]:
+    """A job keeps to one lane, which remembers its texts: what it costs must not depend on who else is there."""
+    return lanes[number(job) % len(lanes)]
+
+
 def info_of(model: Any, name: str, folder: File) -> ModelInfo:
     """What there is to say of a model that was loaded from a folder."""
     config = model.config
@@ -107,7 +141,7 @@ def info_of(model: Any, name: str, folder: File) -> ModelInfo:
         parameters=sum(each.numel() for each in model.parameters()),
         layers=config.num_hidden_layers,
         attention_width=config.num_attention_heads * head,
-        capabilities=frozenset({"logprobs", "self_certainty", "continue", "abort"}),
+        capabilities=READS | WRITES if model.get_output_embeddings() is not None else READS,
         # A halt is noticed between two tokens, or after a prompt.
         grace=5.0,
     )

@@ -46,6 +46,8 @@ class Prompter:
             if name.endswith("_token") and token
         }
         self.start_ids = lru_cache(maxsize=1024)(self._start_ids)
+        self.opening: tuple[int, ...] = tuple(self._template_tokenizer.encode("").ids)
+        """What the tokenizer puts before a text that is no conversation."""
 
     def path_ids(self, path: Path) -> list[int]:
         """The whole path as a prompt: generated steps keep the ids they were generated as."""
@@ -77,25 +79,41 @@ class Prompter:
         return found
 
     def _start_ids(self, start: tuple[Message, ...] | tuple[int, ...]) -> tuple[int, ...]:
-        ids: list[int] = []
         messages = [part for part in start if isinstance(part, Message)]
         if len(messages) < len(start):
             return tuple(part for part in start if isinstance(part, int))
-        pieces = _PLACE.split(self._rendered(messages))
+        return tuple(self._spelled(messages, prompting=True)[0])
+
+    def conversation(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+        """The ids of a conversation that nobody is asked to continue, and where each message's content begins."""
+        return self._spelled(messages, prompting=False)
+
+    def token(self, text: str) -> int:
+        """The one token that spells a text."""
+        ids = self.encode(text)
+        if len(ids) != 1:
+            raise UsageError(f"this tokenizer spells {text!r} in {len(ids)} tokens, and can be asked about one only")
+        return ids[0]
+
+    def _spelled(self, messages: Sequence[Message], prompting: bool) -> tuple[list[int], list[int]]:
+        ids: list[int] = []
+        begins: list[int] = []
+        pieces = _PLACE.split(self._rendered(messages, prompting))
         for template_text, place in zip(pieces[::2], [*pieces[1::2], None], strict=True):
             ids += self._template_tokenizer.encode(template_text, add_special_tokens=False).ids
             if place is not None:
+                begins.append(len(ids))
                 ids += self.encode(messages[int(place)].content)
-        return tuple(ids)
+        return ids, begins
 
-    def _rendered(self, messages: Sequence[Message]) -> str:
+    def _rendered(self, messages: Sequence[Message], prompting: bool) -> str:
         """The template with a place-holder for every message's content, each exactly once and in order."""
         places = [f"\ue000{i}\ue001" for i in range(len(messages))]
         if self._template is None:
             return self._bare(messages, places)
         turns = [{"role": m.role, "content": place} for m, place in zip(messages, places, strict=True)]
         try:
-            text: str = self._template(messages=turns, add_generation_prompt=True, **self._tokens)
+            text: str = self._template(messages=turns, add_generation_prompt=prompting, **self._tokens)
         except TemplateError as error:
             raise UsageError(f"the model's chat template refuses this conversation: {error}") from error
         if [int(place) for place in _PLACE.findall(text)] != list(range(len(messages))):

@@ -121,11 +121,11 @@ def read_config(folder: File) -> dict[str, Any]:
 
 
 def load_model(folder: File, config: dict[str, Any], device: str) -> Any:
-    """The causal language model, in float32 on a CPU and bfloat16 elsewhere."""
+    """The model, in float32 on a CPU and bfloat16 elsewhere: one that generates, or one whose head says what it thinks
+    of a text."""
     import torch
-    import transformers
 
-    architecture = getattr(transformers, ARCHITECTURES[config["model_type"]])
+    architecture = _architecture(config)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     try:
         with quiet():
@@ -142,6 +142,19 @@ def load_model(folder: File, config: dict[str, Any], device: str) -> Any:
     if report["missing_keys"]:  # which transformers would make up at random
         raise UsageError(f"the safetensors in {folder} lack {', '.join(sorted(report['missing_keys'])[:3])}")
     return model.to(device).eval()
+
+
+def _architecture(config: dict[str, Any]) -> Any:
+    import transformers
+
+    from tts.backends.heads import Qwen2ForProcessReward
+
+    causal = ARCHITECTURES[config["model_type"]]
+    named = (config.get("architectures") or [causal])[0]
+    if named == "Qwen2ForProcessRewardModel":
+        return Qwen2ForProcessReward
+    classifier = causal.replace("ForCausalLM", "ForSequenceClassification")
+    return getattr(transformers, classifier if named == classifier else causal)
 
 
 def fingerprint(folder: File) -> str:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from tts.bank.nouns import Asked
 from tts.bank.reading import Bank
-from tts.errors import UsageError
+from tts.errors import UsageError, counted
 from tts.types import Completion, Finish, ModelInfo, Path, Sampling, Usage
 
 COLUMNS = ("tokens", "seconds", "finish", "cached", "logprob", "self_certainty", "text")
@@ -37,15 +37,11 @@ class Deck:
         """The places of all samples, for one job to be dealt from."""
         return list(range(len(self.keys)))
 
-    def deal(self, seed: int, left: list[int], wanted: int = 1) -> int:
-        """One of the places left, by the seed. `wanted` is how many samples the job would still like, for the words in
-        which it is refused."""
+    def deal(self, seed: int, left: list[int], wanted: int | None = None) -> int:
+        """One of the places left, by the seed. `wanted` is how many samples the job would still like, where that is
+        known, for the words in which it is refused."""
         if not left:
-            count = len(self.keys)
-            raise UsageError(
-                f"{self.bank.folder} holds {count} samples of problem {self.asked.id}, and this job lacks up to "
-                f"{wanted} more; fill the bank up with tts bank fill --samples {count + wanted}"
-            )
+            raise self._dealt_out(wanted)
         place = seed % len(left)
         left[place], left[-1] = left[-1], left[place]
         return left.pop()
@@ -83,6 +79,15 @@ class Deck:
         """What a call for so many tokens consumes."""
         cached = 0 if first else self._cached
         return Usage.of(prompt=self.asked.prompt_tokens, cached=cached, completion=tokens, seconds=seconds)
+
+    def _dealt_out(self, wanted: int | None) -> UsageError:
+        count = len(self.keys)
+        more = "asks for more" if wanted is None else f"lacks up to {wanted:,} more"
+        enough = "as many --samples as it draws" if wanted is None else f"--samples {count + wanted}"
+        return UsageError(
+            f"{self.bank.folder} holds {counted(count, 'sample')} of problem {self.asked.id}, and this job {more}; "
+            f"fill the bank up with tts bank fill, {enough}"
+        )
 
     @cached_property
     def _ids(self) -> list[list[int] | None]:

@@ -26,7 +26,7 @@ from tts.bank.nouns import (
 )
 from tts.bank.tables import KEY, SAMPLE_COLUMNS, Place, as_row, joined, places_in, sample_of
 from tts.cost import one_line
-from tts.errors import UsageError
+from tts.errors import UsageError, counted
 from tts.lines import N, read_lines
 from tts.types import ModelInfo
 
@@ -54,9 +54,8 @@ class Bank:
             seeds[line.seed] = max(line.samples, seeds.get(line.seed, 0))
         self._places = places_in(folder / SAMPLES, self.manifest.fingerprint)
         if strange := (self._places.keys() | self._loose.keys()) - self.problems.keys():
-            raise UsageError(
-                f"{folder / PROBLEMS} is damaged: it lacks {len(strange)} problems of which there are samples"
-            )
+            lacking = counted(len(strange), "problem")
+            raise UsageError(f"{folder / PROBLEMS} is damaged: it lacks {lacking} of which there are samples")
         self._scores: dict[str, tuple[ModelInfo, Mapping[str, list[Place]]]] = {}
 
     @cached_property
@@ -87,9 +86,9 @@ class Bank:
             for seed, samples in seeds.items()
         ]
 
-    def tokens(self) -> int:
-        """All generated tokens."""
-        return sum(sum(self.rows(problem, "tokens")[1]["tokens"]) for problem in self.problems)
+    def tokens(self, *, unfinished: bool = False) -> int:
+        """All generated tokens; with those of an interrupted filling if they are asked for."""
+        return sum(sum(self.rows(name, "tokens", unfinished=unfinished)[1]["tokens"]) for name in self.problems)
 
     def rows(
         self, problem: str, *columns: str, unfinished: bool = False

@@ -76,7 +76,7 @@ def test_a_job_draws_every_sample_once_in_an_order_of_its_own(bank: Bank) -> Non
 
 
 def test_a_job_that_wants_more_than_there_is_is_told(bank: Bank) -> None:
-    with pytest.raises(UsageError, match=r"holds 64 samples of .* lacks up to 1 more; .*bank fill"):
+    with pytest.raises(UsageError, match=r"holds 64 samples of .* asks for more; .*as many --samples as it draws"):
         served(bank, *(request(i) for i in range(65)))
 
 

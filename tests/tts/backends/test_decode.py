@@ -98,7 +98,8 @@ def test_rows_of_one_prompt_and_several_seeds_go_different_ways(model: Any) -> N
     assert len({tuple(each.ids) for each in rows}) == 8
 
 
-def test_every_distinct_prompt_is_prefilled_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def watched(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of what the model is given to read from here on."""
     widths, forward = [], model.model.forward
 
     def counting(*args: Any, **kwargs: Any) -> Any:
@@ -106,6 +107,11 @@ def test_every_distinct_prompt_is_prefilled_once(model: Any, monkeypatch: pytest
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(model.model, "forward", counting)
+    return widths
+
+
+def test_every_distinct_prompt_is_prefilled_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = watched(model, monkeypatch)
     rows = decode(batch_of(model), row(1, 2, 3, most=2), row(4, 5, most=2), row(1, 2, 3, most=2), row(1, 2, 3, most=2))
     assert widths == [(1, 3), (1, 2), (4, 1)]
     assert [each.cached for each in rows] == [0, 0, 3, 3]
@@ -122,10 +128,39 @@ def test_a_prompt_is_remembered_for_its_job_and_for_no_other(model: Any) -> None
 
 
 def test_prompts_are_forgotten_when_they_fill_the_room_for_them(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tts.backends.decode.REMEMBERED", 1)
+    monkeypatch.setattr("tts.backends.keyvalues.REMEMBERED", 1)
     batch = batch_of(model)
-    again = [decode(batch, row(*ids))[0] for ids in ((1, 2), (1, 2), (3, 4), (1, 2))]
+    again = [decode(batch, row(*ids, most=1))[0] for ids in ((1, 2), (1, 2), (3, 4), (1, 2))]
     assert [each.cached for each in again] == [0, 2, 0, 0]
+
+
+def test_a_row_that_goes_on_where_a_step_ended_reads_one_token(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = batch_of(model)
+    step = decode(batch, row(1, 2, 3, most=5))[0]
+    widths = watched(model, monkeypatch)
+    whole = [decode(batch, row(*step.prompt, *step.ids, most=4, seed=seed))[0] for seed in (1, 2)]
+    assert set(widths) == {(1, 1)}
+    assert [each.cached for each in whole] == [7, 7]
+    far = decode(batch, row(*whole[0].prompt, *whole[0].ids, most=3))[0]
+    assert far.cached == 11
+    for each in (*whole, far):
+        assert each.ids == plain(model, each)[0]
+
+
+def test_a_forced_text_is_read_behind_what_is_known(model: Any) -> None:
+    batch = batch_of(model)
+    step = decode(batch, row(1, 2, 3, most=5))[0]
+    forced = decode(batch, row(*step.prompt, *step.ids, 40, 41, 42))[0]
+    assert forced.cached == 7
+    assert forced.ids == plain(model, forced)[0]
+
+
+def test_steps_and_fresh_prompts_share_a_batch(model: Any) -> None:
+    batch = batch_of(model)
+    step = decode(batch, row(*range(30), most=6))[0]
+    rows = decode(batch, row(*step.prompt, *step.ids, most=9), row(7, most=12), row(*step.prompt, *step.ids, most=3))
+    for each in rows:
+        assert each.ids == plain(model, each)[0]
 
 
 def test_columns_that_only_a_row_long_gone_had_reached_are_given_back(model: Any) -> None:
@@ -142,9 +177,9 @@ def test_columns_that_only_a_row_long_gone_had_reached_are_given_back(model: Any
     for _ in range(20 + HEADROOM):  # a batch that never empties does not grow either
         batch.step([row(5, 6, most=3)])
     assert width() == len(stayed.prompt) + len(stayed.ids) - 1
-    keys, _ = batch._kv.layers[0]
-    assert keys.shape[0] <= 6
-    assert keys.shape[2] <= width() + 2 * HEADROOM
+    _, _, slots, _, columns, _ = batch._kv._tensor.shape
+    assert slots <= 6
+    assert columns <= width() + 2 * HEADROOM
     assert stayed.ids == plain(model, stayed)[0]
 
 

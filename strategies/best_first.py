@@ -1,0 +1,41 @@
+"""Best-first search: always go on where the score is highest."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from strategies.tree import StepSearch, ranked, repeated
+from tts.run import Run
+from tts.types import Answer, Path, Problem
+
+
+class BestFirst(StepSearch):
+    """A queue of open paths, of which the best are taken and continued in M ways each, whatever their depth (Koh et al.
+    2024, "Tree search for language model agents", section 3.2), until N solutions have ended.
+
+    Departure: `width` / M paths are taken at once, so that an engine has a batch to decode.
+    """
+
+    name: ClassVar[str] = "best_first"
+    when: ClassVar[str] = "When scores of short and long prefixes compare well, and steps are dear."
+
+    m: Annotated[int, Field(ge=1, le=1_000, description="continuations of a path that is taken (M)")] = 4
+    width: Annotated[int, Field(ge=1, le=10_000, description="steps taken at once")] = 16
+
+    async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
+        queue, ended = [Path.of(problem)], list[Path]()
+        for _ in range(self.n * self.depth):
+            taken = ranked(queue)[: max(1, self.width // self.m)]
+            children = await self.step(run, repeated(taken, [self.m] * len(taken)))
+            queue = [path for path in queue if path not in taken]
+            queue += [path for path in children if self.goes_on(run, path)]
+            fresh = [path for path in children if not self.goes_on(run, path)]
+            ended += fresh
+            if fresh and (answer := await self.answer(run, ended)):
+                yield answer
+            if not queue or not children or len(ended) >= self.n:
+                return
+            await run.choose(queue, ranked(queue)[: max(1, self.width // self.m)])

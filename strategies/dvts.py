@@ -1,0 +1,51 @@
+"""DVTS: diverse verifier tree search."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from strategies.tree import StepSearch, ranked
+from tts.run import Run
+from tts.types import Answer, Path, Problem
+
+
+class DVTS(StepSearch):
+    """N/M trees that know nothing of each other: in each, M next steps are written and the best of them goes on
+    (Beeching et al. 2024, "Scaling test-time compute with open models", and its public code). The M paths of each
+    tree's last round are its candidates, so there are N.
+
+    Departure: no tree waits for the others, so answers come as trees end.
+    """
+
+    name: ClassVar[str] = "dvts"
+    when: ClassVar[str] = "As beam search, for large N: the trees keep answers diverse."
+
+    m: Annotated[int, Field(ge=1, le=1_000, description="continuations of the kept path (M)")] = 4
+
+    async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
+        async def tree(branch: Run) -> list[Path]:
+            return await self._tree(branch, Path.of(problem))
+
+        candidates: list[Path] = []
+        async for paths in run.arrivals(*[tree] * max(1, self.n // self.m)):
+            candidates += paths
+            if paths and (answer := await self.answer(run, candidates)):
+                yield answer
+
+    async def _tree(self, run: Run, root: Path) -> list[Path]:
+        """The paths of the last round: that in which the best one ends."""
+        growing = [root] * min(self.m, self.n)
+        last: list[Path] = []
+        for _ in range(self.depth):
+            children = await self.step(run, growing)
+            if not children:
+                return last
+            best, last = ranked(children)[0], children
+            await run.choose(children, [best])
+            if not self.goes_on(run, best):
+                return children
+            growing = [best] * len(growing)
+        return last

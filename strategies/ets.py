@@ -1,0 +1,78 @@
+"""ETS: efficient tree search, which prunes for a small KV cache before it allocates."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from strategies.allocation import balanced
+from strategies.clustering import clusters
+from strategies.pruning import survivors
+from strategies.rebase import Rebase
+from strategies.tree import repeated, values
+from tts.run import Run
+from tts.types import Path
+
+
+class ETS(Rebase):
+    """REBASE among those paths that are worth their place in the KV cache (Hooper et al. 2025, "ETS: efficient tree
+    search for inference-time scaling", section 4, and its public code). Before each allocation the paths S are kept
+    that maximise
+
+        sum of W_i over S / sum of W - sharing |V_S| / |V_A| + coverage |C_S| / |C_A|,
+
+    W being REBASE's counts, V the nodes of the tree behind some paths, C the clusters of what their newest steps say
+    (lambda_b and lambda_d). All N_rem continuations then go to those that are kept.
+
+    Departures: newest steps are clustered by their words (`strategies.clustering`), not by a language model; node costs
+    can be counted in tokens, which is what the cache holds.
+    """
+
+    name: ClassVar[str] = "ets"
+    when: ClassVar[str] = "As REBASE, where the KV cache limits how many paths are decoded at once."
+
+    sharing: Annotated[float, Field(ge=0.0, le=100.0, description="weight of what sharing saves (lambda_b)")] = 1.0
+    coverage: Annotated[float, Field(ge=0.0, le=100.0, description="weight of saying different things (lambda_d)")] = (
+        1.0
+    )
+    distance: Annotated[
+        float, Field(ge=0.0, le=1.0, description="cosine distance up to which two steps say the same")
+    ] = 0.05
+    per_token: Annotated[bool, Field(description="count a node's tokens instead of nodes")] = False
+
+    async def allot(self, run: Run, paths: list[Path], width: int) -> list[Path]:
+        if len(paths) > 1:
+            paths = await self._pruned(run, paths, width)
+        return await super().allot(run, paths, width)
+
+    async def _pruned(self, run: Run, paths: list[Path], width: int) -> list[Path]:
+        counts = balanced(values(paths), width, self.temperature, run.rng)
+        nodes, sizes = numbered(paths)
+        groups = await run.compute(clusters, [path.steps[-1].text for path in paths], self.distance)
+        kept = await run.compute(
+            survivors,
+            [float(count) for count in counts],
+            nodes,
+            groups or list(range(len(paths))),
+            self.sharing,
+            self.coverage,
+            sizes if self.per_token else None,
+        )
+        return [paths[i] for i in kept] if kept else repeated(paths, [min(1, count) for count in counts])
+
+
+def numbered(paths: list[Path]) -> tuple[list[list[int]], list[float]]:
+    """The nodes behind each path, the oldest first, and each node's tokens: steps that paths share have one number."""
+    numbers: dict[str, int] = {}
+    sizes: list[float] = []
+    nodes = []
+    for path in paths:
+        chain = []
+        for i, step in enumerate(path.steps):
+            known = numbers.setdefault(step.key or f"{path.origin}/{i}", len(sizes))
+            if known == len(sizes):
+                sizes.append(float(step.tokens))
+            chain.append(known)
+        nodes.append(chain)
+    return nodes, sizes

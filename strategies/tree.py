@@ -1,0 +1,97 @@
+"""What searches over steps have in common: taking a step, leaving with an answer, choosing among answers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tts.run import Run
+from tts.selection import ballots, best, elect, tally, total_score, unextracted
+from tts.strategy import Strategy
+from tts.types import Answer, Need, Path, Problem
+
+
+class StepSearch(Strategy):
+    """Grows solutions step by step under a verifier's eyes.
+
+    A path leaves the tree when the model has ended it, or when it can not go on: its newest step did not end within
+    `step_tokens`, or the whole of it reached the sampling's `max_tokens`. Whatever left is a candidate, truncated ones
+    as far as they state an answer. No path is copied to make up for one that is missing.
+    """
+
+    n: Annotated[int, Field(ge=1, le=100_000, description="paths grown at once, and solutions wanted (N)")] = 16
+    step_tokens: Annotated[int, Field(ge=1, description="longest step")] = 256
+    depth: Annotated[int, Field(ge=1, description="most steps of a solution")] = 40
+    select: Annotated[
+        Literal["weighted", "best", "majority"],
+        Field(description="what chooses the answer: votes weighted by score, the best score, or plain votes"),
+    ] = "weighted"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"scores", "continue"})
+
+    async def step(self, run: Run, paths: Sequence[Path]) -> list[Path]:
+        """One more step of every path, scored; a path that stands there several times goes on in as many ways."""
+        most = min(self.step_tokens, run.sampling.max_tokens)
+        sampling = run.sampling.model_copy(update={"max_tokens": most})
+        return await run.score(await run.sample(paths, sampling=sampling, until=(run.problem.step_end,)))
+
+    def goes_on(self, run: Run, path: Path) -> bool:
+        return path.finish is None and path.tokens < run.sampling.max_tokens
+
+    async def answer(self, run: Run, ended: Sequence[Path]) -> Answer | None:
+        """The best answer among the candidates; where answers of a kind cannot be counted, that of the best score."""
+        kind = run.problem.kind
+        cast = ballots(kind, ended)
+        if self.select == "best" or not kind.votes:
+            return best(kind, cast) or unextracted(ended)
+        groups = await tally(kind, cast, run)
+        weights = [total_score(group) if self.select == "weighted" else float(len(group)) for group in groups]
+        if not any(weights):  # no candidate has a score: then each is as good as another
+            weights = [float(len(group)) for group in groups]
+        return elect(groups, weights, self.select) or unextracted(ended)
+
+
+class TreeSearch(StepSearch):
+    """Rounds: all paths take a step, then the verifier's scores decide which of them go on, and in how many ways."""
+
+    @abstractmethod
+    async def allot(self, run: Run, paths: list[Path], width: int) -> list[Path]:
+        """Which of the open paths take how many of the next `width` steps: each stands there as often."""
+
+    async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
+        growing, ended = [Path.of(problem)] * self.n, list[Path]()
+        for _ in range(self.depth):
+            children = await self.step(run, growing)
+            opened = [path for path in children if self.goes_on(run, path)]
+            ended += [path for path in children if not self.goes_on(run, path)]
+            width = self.n - len(ended)
+            growing = await self.allot(run, opened, width) if opened and width > 0 else []
+            if opened:
+                await run.choose(opened, growing)
+            if len(opened) < len(children) and (answer := await self.answer(run, ended)):
+                yield answer
+            if not growing:
+                return
+
+
+def values(paths: Sequence[Path]) -> list[float]:
+    """The scores. Where a verifier failed, that says nothing of the path: it counts as an average one."""
+    known = [path.score.value for path in paths if path.score]
+    usual = sum(known) / len(known) if known else 1.0
+    return [path.score.value if path.score else usual for path in paths]
+
+
+def ranked(paths: Sequence[Path]) -> list[Path]:
+    """By falling score; equals in the order in which they came."""
+    scored = zip(values(paths), paths, strict=True)
+    return [path for _, path in sorted(scored, key=lambda each: -each[0])]
+
+
+def repeated(paths: Sequence[Path], counts: Sequence[int]) -> list[Path]:
+    """Each path as often as its count says."""
+    return [path for path, count in zip(paths, counts, strict=True) for _ in range(count)]

@@ -1,0 +1,214 @@
+"""One call through the door: reserved, journalled, sent, settled, journalled again."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+from tts.backends.base import Backend, Reader, Reading, Request, Watch
+from tts.errors import BackendError, Refused
+from tts.halt import Halt
+from tts.job import Job
+from tts.journal import Held, Settled
+from tts.ledger import Ask, Hold
+from tts.types import (
+    NOTHING,
+    Completion,
+    ModelInfo,
+    Path,
+    Reason,
+    Role,
+    Sampling,
+    Sheet,
+    Spend,
+    Usage,
+    Verdicts,
+    digest,
+    number,
+)
+
+SMALLEST_GRANT = 8
+"""Fewer tokens than this are not worth a call, unless a call asks for fewer."""
+
+
+class Brought(NamedTuple):
+    """What a call came back with, and whether it ended early, and why."""
+
+    usage: Usage
+    reason: Reason | None
+    segments: tuple[Completion, ...] = ()
+    verdicts: Verdicts | None = None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One continuation that a strategy wants, under the key that will always be its own. `request` names what is asked,
+    so that a replay notices when something else is."""
+
+    key: str
+    role: Role
+    path: Path
+    prompt: int
+    sampling: Sampling
+    until: tuple[str, ...]
+    watch: Watch | None
+    request: str
+
+    @property
+    def start(self) -> str:
+        return self.path.origin
+
+    @property
+    def newest(self) -> tuple[str | None, str]:
+        return self.path.newest
+
+    def tokens(self, model: ModelInfo) -> tuple[int, int] | None:
+        """The most tokens to ask for, and the fewest worth having; None where the prompt leaves no room for any."""
+        ceiling = min(self.sampling.max_tokens, model.context - self.prompt)
+        return (ceiling, min(SMALLEST_GRANT, ceiling)) if ceiling >= 1 else None
+
+    async def send(self, backend: Backend, id: str, seed: int, hold: Hold, halt: Halt) -> Brought:
+        request = Request(
+            id=id,
+            path=self.path,
+            prompt_tokens=self.prompt,
+            max_tokens=hold.granted,
+            sampling=self.sampling,
+            seed=seed,
+            halt=halt,
+            until=self.until,
+            watch=self.watch,
+        )
+        completion = await backend.generate(request)
+        if completion.usage.completion_tokens > hold.granted:
+            raise BackendError(f"{completion.usage.completion_tokens} tokens came for {hold.granted} granted")
+        reason = halt.reason if completion.finish == "halted" else None
+        if completion.finish == "length" and hold.cut:
+            reason = "budget"
+        return Brought(completion.usage, reason, segments=(completion,))
+
+
+@dataclass(frozen=True)
+class Look:
+    """One sheet that a verifier wants read."""
+
+    key: str
+    role: Role
+    sheet: Sheet
+    prompt: int
+    request: str
+
+    newest = (None, "")
+
+    @property
+    def start(self) -> str:
+        return digest(repr(self.sheet.before))
+
+    def tokens(self, model: ModelInfo) -> tuple[int, int] | None:
+        """None are generated; None where the sheet is longer than what the model reads."""
+        return (0, 0) if self.prompt <= model.context else None
+
+    async def send(self, backend: Backend, id: str, seed: int, hold: Hold, halt: Halt) -> Brought:
+        reading = Reading(id=id, sheet=self.sheet, prompt_tokens=self.prompt, halt=halt)
+        verdicts = await cast(Reader, backend).read(reading)
+        wanted = len(self.sheet.pieces) - self.sheet.skip
+        if verdicts.pieces is not None and len(verdicts.pieces) != wanted:
+            raise BackendError(f"{len(verdicts.pieces)} verdicts came for {wanted} steps", usage=verdicts.usage)
+        return Brought(verdicts.usage, halt.reason if verdicts.pieces is None else None, verdicts=verdicts)
+
+
+async def outcome(job: Job, halt: Halt, wish: Wish | Look) -> Settled:
+    """What came of a wish: from the journal where it knows, else bought."""
+    known = job.log.settled(wish.key, wish.request)
+    if known is not None:
+        return known
+    job.go_live()
+    return await _buy(job, halt, wish, job.log.attempt(wish.key))
+
+
+async def _buy(job: Job, halt: Halt, wish: Wish | Look, key: str) -> Settled:
+    tokens = wish.tokens(job.models[wish.role].info)
+    if tokens is None:
+        return await _settle(job, wish, key, "refused", NOTHING, reason="context")
+    ask = Ask(job.tariffs[wish.role], wish.prompt, *tokens)
+    try:
+        with await job.ledger.hold(ask, halt) as hold:
+            await job.log.append(_held(job, wish, key, hold))
+            return await _send(job, halt, wish, key, hold)
+    except Refused as refusal:
+        return await _settle(job, wish, key, "refused", NOTHING, reason=refusal.reason)
+
+
+async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -> Settled:
+    """Send a call under its hold, and settle it with whatever came of that."""
+    settle = partial(_settle, job, wish, key)
+    backend, tariff = job.models[wish.role], job.tariffs[wish.role]
+    task = halt.watch(backend.info.grace)
+    try:
+        brought = await wish.send(backend, _id(job, key), number(f"{job.header.seed}/{wish.key}"), hold, halt)
+    except BackendError as error:
+        spend = hold.most if error.usage is None else tariff.spend(error.usage)
+        hold.settle(spend)
+        return await settle("failed", spend, error=str(error))
+    except asyncio.CancelledError:
+        if halt.reason is None:
+            raise
+        task.uncancel()
+        hold.settle(hold.most)
+        return await settle("abandoned", hold.most, reason=halt.reason)
+    finally:
+        halt.unwatch(task)
+    spend = tariff.spend(brought.usage)
+    hold.settle(spend)
+    return await settle("completed", spend, reason=brought.reason, segments=brought.segments, verdicts=brought.verdicts)
+
+
+def _held(job: Job, wish: Wish | Look, key: str, hold: Hold) -> Held:
+    newest, forced = wish.newest
+    return Held(
+        key=key,
+        role=wish.role,
+        id=_id(job, key),
+        request=wish.request,
+        start=wish.start,
+        parent=newest,
+        forced=forced,
+        granted=hold.granted,
+        most=hold.most,
+        at=job.elapsed(),
+    )
+
+
+def _id(job: Job, key: str) -> str:
+    return f"{job.header.job}:{key};"
+
+
+async def _settle(
+    job: Job,
+    wish: Wish | Look,
+    key: str,
+    outcome: Any,
+    spend: Spend,
+    *,
+    reason: Reason | None = None,
+    error: str | None = None,
+    segments: tuple[Completion, ...] = (),
+    verdicts: Verdicts | None = None,
+) -> Settled:
+    settled = Settled(
+        key=key,
+        role=wish.role,
+        request=wish.request,
+        outcome=outcome,
+        reason=reason,
+        error=error,
+        segments=segments,
+        verdicts=verdicts,
+        spend=spend,
+        remaining=job.remaining(),
+        at=job.elapsed(),
+    )
+    await job.log.append(settled)
+    return settled

@@ -100,7 +100,10 @@ class Sandbox(Noun):
         Raises `UsageError` where the sandbox itself failed, which says nothing about the program.
         """
         end = secrets.token_hex()
-        told, complaint = self._told(json.dumps([program, given, self._limits(), end]).encode(), len(end))
+        try:
+            told, complaint = self._told(json.dumps([program, given, self._limits(), end]).encode(), len(end))
+        except OSError as error:
+            raise UsageError(f"the sandbox failed: {error.strerror}") from error
         if not told.startswith(STARTED):
             why = complaint.decode(errors="replace").strip() or f"nothing started in {self.seconds:g} s"
             raise UsageError(f"the sandbox failed: {why.splitlines()[-1]}")
@@ -116,7 +119,8 @@ class Sandbox(Noun):
             asked.write(question)
             asked.seek(0)
             with subprocess.Popen(_command(), stdin=asked, stdout=pipe, stderr=pipe, env={}, cwd="/") as process:
-                assert process.stdout and process.stderr
+                assert process.stdout is not None
+                assert process.stderr is not None
                 timer = threading.Timer(self.seconds, process.kill)
                 timer.start()
                 try:

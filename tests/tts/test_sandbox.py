@@ -20,7 +20,7 @@ FOREVER = "from tts.sandbox import Sandbox; Sandbox(seconds=60)('while True: pas
 
 @pytest.fixture
 def box() -> Sandbox:
-    """Skips where bubblewrap does nothing, and only there: a sandbox with a weakness must not pass for a missing one."""
+    """Skips where bubblewrap does nothing, and only there: a weak sandbox must not pass for a missing one."""
     if trouble := no_bubblewrap():
         pytest.skip(trouble)
     return Sandbox().checked()

@@ -3,6 +3,8 @@
 Rows are aligned on the right: at every moment all rows end at the same column of the key-value tensors, and
 what lies left of a row's own tokens is masked. A prompt that several rows share is prefilled once, also when they
 come one after the other; and a row that goes on where another one ended a step finds that one's keys and values.
+Rows that were the same so far are twins: they share a slot and what it computes until they draw different tokens. Many
+samples of one prompt begin alike, so this is most of the work.
 """
 
 from __future__ import annotations
@@ -70,14 +72,15 @@ class Batch:
     def __init__(self, model: Any, stop_ids: frozenset[int], text: Callable[[Row], str]) -> None:
         self._model, self._stop_ids, self._text = model, stop_ids, text
         self._head = model.get_output_embeddings().weight
-        self._slots: list[Row | None] = []
+        self._slots: list[list[Row]] = []
+        """Twins; none where a slot is free."""
         self._prefiller = Prefiller(model)
         self._kv = KeyValues(self._prefiller.like)
 
     @property
     def rows(self) -> list[Row]:
         """The rows that are not through."""
-        return [row for row in self._slots if row is not None]
+        return [row for twins in self._slots for row in twins]
 
     def step(self, joining: list[Row]) -> None:
         """Give every row one token, then let `joining` in, with their first. Whoever has ended is no longer
@@ -97,17 +100,17 @@ class Batch:
         self._kv.reserve(len(self._slots), 0)
         # A slot without a row computes nonsense, but must look at something, or it would compute NaNs.
         width = self._kv.end - self._kv.first + 1
-        lengths = self._tensor([width if row is None else row.length for row in self._slots])
+        lengths = self._tensor([twins[0].length if twins else width for twins in self._slots])
         hidden = self._model.model(
-            input_ids=self._tensor([0 if row is None else row.newest for row in self._slots])[:, None],
+            input_ids=self._tensor([twins[0].newest if twins else 0 for twins in self._slots])[:, None],
             position_ids=lengths[:, None] - 1,
             attention_mask=self._visible(lengths, width),
             past_key_values=self._kv,
             use_cache=True,
         ).last_hidden_state[:, -1]
         self._kv.end += 1
-        taken = [i for i, row in enumerate(self._slots) if row is not None]
-        self._choose(self.rows, hidden if len(taken) == len(self._slots) else hidden[taken])
+        taken = [place for place, twins in enumerate(self._slots) if twins]
+        self._choose([self._slots[place] for place in taken], hidden[taken])
 
     def _join(self, joining: list[Row]) -> None:
         """Let rows in. Where all of a prompt but its last token is known, its rows read that token with the next step;
@@ -129,21 +132,19 @@ class Batch:
             rows[0].cached = before
             for row in rows[1:]:
                 row.cached = known.length
-            self._admit(rows, known)
+            self._kv.admit(known, self._place(rows, known.length))
+            for row in rows:
+                row.prefix = known
             if known.length == len(prompt):
                 assert known.hidden is not None
-                self._choose(rows, known.hidden.expand(len(rows), -1))
+                self._choose([rows], known.hidden)
 
-    def _admit(self, rows: list[Row], prefix: Prefix) -> None:
-        """Give every row a slot, with a copy of its prompt in it."""
-        free = [i for i, row in enumerate(self._slots) if row is None][: len(rows)]
-        places = [*free, *range(len(self._slots), len(self._slots) + len(rows) - len(free))]
-        self._slots += [None] * (len(rows) - len(free))
-        self._kv.reserve(len(self._slots), prefix.length)
-        self._kv.admit(prefix, places)
-        for place, row in zip(places, rows, strict=True):
-            self._slots[place] = row
-            row.prefix = prefix
+    def _place(self, twins: list[Row], length: int) -> int:
+        """The slot that these rows get, with room for so many tokens before the common end."""
+        place = next((place for place, rows in enumerate(self._slots) if not rows), len(self._slots))
+        self._slots[place : place + 1] = [twins]
+        self._kv.reserve(len(self._slots), length)
+        return place
 
     def _visible(self, lengths: Tensor, width: int) -> Tensor:
         """[slots, 1, 1, width]: true where a row's own tokens lie, the new one included."""
@@ -151,39 +152,57 @@ class Batch:
         return (columns[None] >= width - lengths[:, None])[:, None, None]
 
     def _leave(self) -> None:
-        """Let go of the rows that are finished or halted, and of the columns that only they had reached."""
-        for place, row in enumerate(self._slots):
-            if row is not None and (row.finish is not None or row.over):
-                self._remember(place, row)
-                self._slots[place] = None
-        staying = [i for i, row in enumerate(self._slots) if row is not None]
+        """Let go of the rows that are finished or halted, and of the columns that only they had reached; and part the
+        twins that have become different."""
+        for place, twins in enumerate(self._slots):
+            for row in twins:
+                if row.finish is not None or row.over:
+                    self._remember(place, row)
+            self._slots[place] = [row for row in twins if row.finish is None]
+        self._part()
+        staying = [place for place, twins in enumerate(self._slots) if twins]
         if not staying:
             self.clear()
             return
         if len(staying) < SPARSE * len(self._slots):
-            self._slots = [self._slots[i] for i in staying]
+            self._slots = [self._slots[place] for place in staying]
             self._kv.keep(self._tensor(staying))
         # All of a row is cached but its last token.
-        self._kv.first = self._kv.end - max(row.length - 1 for row in self.rows)
+        self._kv.first = self._kv.end - max(twins[0].length - 1 for twins in self._slots if twins)
+
+    def _part(self) -> None:
+        """Give twins that drew different tokens slots of their own, with copies of what they have in common."""
+        for place in range(len(self._slots)):
+            groups: dict[int, list[Row]] = {}
+            for row in self._slots[place]:
+                groups.setdefault(row.newest, []).append(row)
+            staying, *others = groups.values() if groups else [[]]
+            self._slots[place] = staying
+            for group in others:
+                self._kv.copy(place, self._place(group, 0), group[0].length - 1)
 
     def _remember(self, place: int, row: Row) -> None:
         """Keep what a row has read, all but its last token, where somebody may go on from there."""
-        if row.finish == "stop":
-            return
-        ids = (*row.prompt, *row.ids)[:-1]
+        ids, prefixes = (*row.prompt, *row.ids)[:-1], self._prefiller.prefixes
         assert row.prefix is not None
-        if (added := len(ids) - row.prefix.length) > 0:
-            self._prefiller.prefixes.add(row.request.job, ids, Prefix(row.prefix, self._kv.taken(place, added)))
+        added = len(ids) - row.prefix.length
+        if row.finish == "stop" or added <= 0:
+            return
+        known = prefixes.longest(row.request.job, ids, len(ids))
+        if known is None or known.length < len(ids):
+            prefixes.add(row.request.job, ids, Prefix(row.prefix, self._kv.taken(place, added)))
 
-    def _choose(self, rows: list[Row], hidden: Tensor) -> None:
-        """Draw each row's next token from its own stream of random numbers."""
+    def _choose(self, groups: list[list[Row]], hidden: Tensor) -> None:
+        """Draw each row's next token from its own stream of random numbers; twins draw from one distribution."""
         # Weight times state instead of state times weight: for few rows and a large vocabulary, twice as fast.
         logits = (self._head @ hidden.t()).t().float()
         logprobs = torch.log_softmax(logits, dim=-1)
         certainty = -logprobs.mean(dim=-1) - torch.log(torch.tensor(float(logits.shape[-1])))
-        chosen = draw(logits, [row.request.sampling for row in rows], [row.uniform() for row in rows])
-        taken = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
-        for row, token, logprob, certain in zip(rows, chosen.tolist(), taken, certainty.tolist(), strict=True):
+        rows = [row for twins in groups for row in twins]
+        own = self._tensor([i for i, twins in enumerate(groups) for _ in twins])
+        chosen = draw(logits[own], [row.request.sampling for row in rows], [row.uniform() for row in rows])
+        taken, sure = logprobs[own, chosen].tolist(), certainty[own].tolist()
+        for row, token, logprob, certain in zip(rows, chosen.tolist(), taken, sure, strict=True):
             row.made += 1
             row.logprob += logprob
             row.certainty += certain

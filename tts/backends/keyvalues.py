@@ -118,14 +118,16 @@ class KeyValues:
         window = slice(self.first, self.end + 1)
         return old_keys[:, :, window], old_values[:, :, window]
 
-    def admit(self, prefix: Prefix, places: list[int]) -> None:
-        """Put a text before the common end, a copy in each of these slots; `reserve` made room for it."""
-        first, *others = places
-        window = slice(self.end - prefix.length, self.end)
-        prefix.write(self._tensor[:, :, first, :, window])
-        for place in others:
-            self._tensor[:, :, place, :, window] = self._tensor[:, :, first, :, window]
-        self.first = min(self.first, window.start)
+    def admit(self, prefix: Prefix, place: int) -> None:
+        """Put a text before the common end, in this slot; `reserve` made room for it."""
+        begin = self.end - prefix.length
+        prefix.write(self._tensor[:, :, place, :, begin : self.end])
+        self.first = min(self.first, begin)
+
+    def copy(self, place: int, other: int, tokens: int) -> None:
+        """The newest columns of a slot into another one."""
+        window = slice(self.end - tokens, self.end)
+        self._tensor[:, :, other, :, window] = self._tensor[:, :, place, :, window]
 
     def taken(self, place: int, tokens: int) -> Tensor:
         """The newest columns of a slot."""

@@ -24,9 +24,9 @@ from tts.backends.prompt import Prompter
 from tts.errors import BackendError, UsageError
 from tts.types import Capability, Completion, ModelInfo, Path, Sheet, Verdicts, number
 
-MAX_ROWS, MAX_ROWS_OF_SMALL = 32, 512
+MAX_ROWS, MAX_ROWS_OF_SMALL = 32, 2048
 """Continuations decoded at once; more wait for a place. Of a small model more fit into the memory, and are needed to
-outweigh what a step costs whatever it computes."""
+outweigh what a step costs whatever it computes; many of them are twins, too."""
 MAX_SHEETS = 256
 """Sheets read in one step; more wait for the next one."""
 SMALL, LANES = 20_000_000, 4

@@ -113,7 +113,7 @@ def watched(model: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]
 def test_every_distinct_prompt_is_prefilled_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     widths = watched(model, monkeypatch)
     rows = decode(batch_of(model), row(1, 2, 3, most=2), row(4, 5, most=2), row(1, 2, 3, most=2), row(1, 2, 3, most=2))
-    assert widths == [(1, 3), (1, 2), (4, 1)]
+    assert widths == [(1, 3), (1, 2), (2, 1)]
     assert [each.cached for each in rows] == [0, 0, 3, 3]
 
 
@@ -284,3 +284,36 @@ def test_what_is_banned_or_impossible_is_never_drawn(weights: list[float], unifo
     token = drawn(weights, uniform, top_p=top_p, banned_ids=(0,))
     assert token != 0
     assert weights[token] > 0.0
+
+
+def test_twins_are_computed_once_and_part_where_they_draw_differently(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot = Sampling(temperature=1.0)
+    widths = watched(model, monkeypatch)
+    batch = batch_of(model)
+    rows = decode(batch, *[row(1, 2, 3, most=12, sampling=hot, seed=seed) for seed in range(40)])
+    assert widths[1][0] == len({each.ids[0] for each in rows}) < len(rows)
+    assert [width for width, _ in widths[1:]] == [len({tuple(each.ids[:n]) for each in rows}) for n in range(1, 12)]
+    for each in rows:
+        _, logprob, certainty = plain(model, each)
+        assert each.logprob == pytest.approx(logprob, abs=1e-3)
+        assert each.certainty / each.made == pytest.approx(certainty, abs=1e-4)
+        alone = decode(batch_of(model), row(1, 2, 3, most=12, sampling=hot, seed=each.request.seed))[0]
+        assert alone.ids == each.ids
+
+
+def test_twins_of_different_grants_end_where_theirs_ends(model: Any) -> None:
+    rows = decode(batch_of(model), *[row(1, 2, most=most) for most in (3, 9, 5)])
+    assert [each.made for each in rows] == [3, 9, 5]
+    for each in rows:
+        assert each.ids == plain(model, each)[0]
+
+
+def test_a_twin_that_is_let_go_takes_no_other_along(model: Any) -> None:
+    batch, gone, stays = batch_of(model), row(1, 2), row(1, 2)
+    batch.step([gone, stays])
+    gone.abandoned = True
+    batch.step([])
+    assert batch.rows == [stays]
+    assert (gone.made, stays.made) == (1, 2)

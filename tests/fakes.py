@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from typing import Any, ClassVar
 
-from strategies import BestOfN, SelfConsistency, Single
+from strategies import ABMCTS, DVTS, ETS, Beam, BestFirst, BestOfN, Particles, Rebase, SelfConsistency, Single
 from tts.answers import Maths
 from tts.backends.base import Backend, Request
 from tts.backends.fake import FakeBackend, Reply
@@ -15,9 +15,9 @@ from tts.clock import run_virtual
 from tts.journal import Header, Held, Journal, MemoryJournal, Record, Settled
 from tts.run import Run
 from tts.solve import solve
-from tts.strategy import Strategy
+from tts.strategy import Strategy, Verifier
 from tts.trace import Books
-from tts.types import Answer, Budget, Path, Problem, Result, Sampling
+from tts.types import Answer, Budget, Path, Problem, Result, Role, Sampling
 from verifiers import Confidence
 
 PROBLEM = Problem.ask("How much is six times seven?", Maths())
@@ -28,6 +28,15 @@ def thinker(request: Request) -> Reply:
     draw = random.Random(request.seed)
     text = "hmm " * draw.randint(0, 40) + f"\\boxed{{{draw.choice([42, 42, 42, 41, 6, 7])}}}"
     return Reply(text, latency=draw.random(), per_token=draw.random() / 10, probability=draw.uniform(0.1, 1.0))
+
+
+def stepper(request: Request) -> Reply:
+    """Takes up to five steps before it says something; now and then a step that never ends, or an empty one."""
+    draw, taken = random.Random(request.seed), len(request.path.steps)
+    if taken >= 5 or draw.random() < 0.3:
+        return thinker(request)
+    words = draw.choice(["so ", "hmm ", "then "]) * draw.choice([0, 1, 2, 5, 9, 400])
+    return Reply(f"{words}\n\n", latency=draw.random(), per_token=0.02, probability=draw.uniform(0.1, 1.0))
 
 
 def unreliable(request: Request) -> Reply:
@@ -45,6 +54,8 @@ def solved(
     problem: Problem = PROBLEM,
     sampling: Sampling | None = None,
     seed: int = 0,
+    scorer: Verifier | None = None,
+    readers: Mapping[Role, Backend] | None = None,
     **options: Any,
 ) -> Result:
     """Solve in virtual time, and check that nothing runs any more when it returns."""
@@ -53,9 +64,9 @@ def solved(
         result = await solve(
             problem,
             strategy,
-            {"policy": backend or FakeBackend(thinker)},
+            {"policy": backend or FakeBackend(thinker), **(readers or {})},
             budget=budget,
-            scorer=Confidence(),
+            scorer=scorer or Confidence(),
             sampling=sampling,
             journal=journal,
             seed=seed,
@@ -149,6 +160,13 @@ STRATEGIES: list[Strategy] = [
     SelfConsistency(n=64),
     SelfConsistency(n=64, weights="weighted"),
     SelfConsistency(n=64, weights="borda"),
+    Beam(n=16),
+    DVTS(n=16),
+    Rebase(n=16),
+    ETS(n=16),
+    Particles(n=16),
+    BestFirst(n=16),
+    ABMCTS(n=16),
     Nested(),
 ]
 

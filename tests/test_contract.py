@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies import BestOfN, SelfConsistency
+from strategies import ABMCTS, DVTS, ETS, BestOfN, SelfConsistency
+from strategies.tree import StepSearch
 from tests.fakes import (
     STRATEGIES,
     Dying,
@@ -18,6 +19,7 @@ from tests.fakes import (
     books_of,
     in_flight,
     solved,
+    stepper,
     thinker,
     unreliable,
 )
@@ -40,7 +42,7 @@ BUDGETS = [
     Budget(usd=0.002),
     Budget(flops=1e9),
 ]
-HANDLERS = [thinker, unreliable]
+HANDLERS = [thinker, unreliable, stepper]
 
 
 def name(value: object) -> str:
@@ -123,27 +125,35 @@ def test_the_same_journal_gives_the_same_result_without_a_token(
     assert journal.records == before
 
 
-@pytest.mark.parametrize("strategy", [Nested(), BestOfN(n=5), SelfConsistency(n=4)], ids=name)
+@pytest.mark.parametrize(
+    "strategy", [Nested(), BestOfN(n=5), SelfConsistency(n=4), ETS(n=4), DVTS(n=4), ABMCTS(n=2, width=3)], ids=name
+)
 @pytest.mark.parametrize(
     "budget", [Budget(tokens=2_000), Budget(tokens=150), Budget(tokens=900, seconds=6.0)], ids=name
 )
 def test_a_job_killed_at_any_journal_position_is_completed_from_its_journal(strategy: Strategy, budget: Budget) -> None:
     whole = MemoryJournal()
-    uninterrupted = solved(strategy, budget, journal=whole)
+    handler = stepper if isinstance(strategy, StepSearch) else thinker
+    uninterrupted = solved(strategy, budget, backend=FakeBackend(handler), journal=whole)
     for position in range(1, len(whole.records)):
-        resumed_after(position, strategy, budget, uninterrupted, whole.records)
+        resumed_after(position, strategy, budget, handler, uninterrupted, whole.records)
 
 
 def resumed_after(
-    position: int, strategy: Strategy, budget: Budget, uninterrupted: Result, whole: list[Record]
+    position: int,
+    strategy: Strategy,
+    budget: Budget,
+    handler: Callable[[Request], Reply],
+    uninterrupted: Result,
+    whole: list[Record],
 ) -> None:
     dying = Dying(position)
     with pytest.raises(Dying.Killed):
-        solved(strategy, budget, journal=dying)
+        solved(strategy, budget, backend=FakeBackend(handler), journal=dying)
     died = dying.records
     assert as_told(died) == as_told(whole[:position])
     flying = in_flight(died)
-    backend, journal = FakeBackend(thinker), MemoryJournal(died)
+    backend, journal = FakeBackend(handler), MemoryJournal(died)
     result = solved(strategy, budget, backend=backend, journal=journal)
     assert isinstance(journal.records[-1], Ended)
     assert result.bill.tokens <= (budget.tokens or 0)

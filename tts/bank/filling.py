@@ -170,7 +170,8 @@ def _claim(folder: File, manifest: Manifest) -> None:
 
 def _same(folder: File, known: Manifest, other: Manifest) -> None:
     # What a model is said to be able to do grows from version to version; its weights are what counts.
-    other = other.model_copy(update={"model": known.model} if known.model.fingerprint == other.model.fingerprint else {})
+    if known.model.fingerprint == other.model.fingerprint:
+        other = other.model_copy(update={"model": known.model})
     differs = [name for name in Manifest.model_fields if getattr(known, name) != getattr(other, name)]
     if differs:
         raise UsageError(f"{folder} holds samples with another {' and '.join(differs)}; name another folder")

@@ -17,6 +17,7 @@ from tts.errors import NoSamples, PromptTooLong, TTSError, UsageError
 from tts.lines import Lines
 from tts.run import all_of
 from tts.solve import solve
+from tts.trace import idle
 from tts.types import Completion, Result, number
 
 GRADING_SECONDS = 10.0
@@ -213,7 +214,11 @@ def _row(
         seconds=sum(usage.seconds for usage in usages),
         usd=result.bill.usd if result else None,
         flops=result.bill.flops if result else 0.0,
-        kv_token_steps=sum(usage.kv_token_steps for usage in usages),
+        kv_token_steps=result.trace.kv_token_steps if result else 0,
+        selections=len(result.trace.selections) if result else 0,
+        resident=sum(each.before for each in result.trace.selections) if result else 0,
+        kept=sum(each.after for each in result.trace.selections) if result else 0,
+        idle=idle(result.trace) if result else 0.0,
         finished=result.samples.finished if result else 0,
         truncated=result.samples.truncated if result else 0,
         failed=result.samples.failed if result else 0,

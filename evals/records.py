@@ -75,6 +75,12 @@ class Row(Noun):
     truncated: int
     failed: int
     latency: float | None = None
+    selections: int = 0
+    resident: int = 0
+    """Tokens in the KV cache for the candidates of every selection, added up; `kept` for those that were chosen."""
+    kept: int = 0
+    idle: float = 0.0
+    """The share of time that continuations waited for the slowest of those they were asked for with."""
 
 
 class Sample(Noun):

@@ -10,14 +10,14 @@ import importlib
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from service.options import Variadic, ask, build, checked, open_backend, run_with
+from service.options import Variadic, ask, build, checked, models_of, open_backend, run_with
 from strategies import STRATEGIES
 from tts.answers import Code, Runner, kinds
 from tts.backends.base import Backend, is_virtual
@@ -26,7 +26,7 @@ from tts.errors import BackendError, JournalError, NoSamples, UsageError
 from tts.halt import Halt
 from tts.sandbox import Sandbox
 from tts.strategy import Strategy, Verifier
-from tts.types import Budget, Problem, Result, Sampling
+from tts.types import Budget, Problem, Result, Role, Sampling
 from verifiers import VERIFIERS
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def cli() -> None:
 @click.option(
     "--verifier-param", "verifier_params", multiple=True, metavar="NAME=VALUE", help="A verifier's parameter."
 )
+@click.option("--step-end", default="\\n\\n", show_default=True, help="What ends a step; searches go step by step.")
 @click.option("--max-tokens", type=int, help="Most tokens of one sample.  [default: 512]")
 @click.option("--temperature", type=float, help="Sampling temperature.  [default: 0.8]")
 @click.option("--top-p", type=float, help="Nucleus sampling.  [default: 1.0]")
@@ -101,6 +102,7 @@ def cli() -> None:
     type=click.Path(path_type=File),
     help="Write every step here; the same command with the same file resumes after a crash.",
 )
+@click.option("--show", type=click.Choice(["tree"]), help="Draw the search: its steps, their scores, what was pruned.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 def solve(problem: str, **options: Any) -> None:
     """Solve PROBLEM (- reads standard input) with the best answer the budget can buy.
@@ -108,6 +110,7 @@ def solve(problem: str, **options: Any) -> None:
     \b
     tts solve "What is 12 * 17?" --answer maths --tokens 4000
     tts solve - --strategy self_consistency -p n=32 -p weights=borda < problem.txt
+    tts solve "…" --answer maths --strategy ets --verifier prm --verifier-param model=local:DIR --show tree
     """
     guarded(lambda: _solve(problem, options))
 
@@ -332,11 +335,12 @@ def fail(error: object, code: int) -> NoReturn:
 
 def _solve(text: str, options: dict[str, Any]) -> int:
     from service.display import progress, show, working
-    from tts.journal import JsonlJournal
+    from service.tree import SearchTree
+    from tts.journal import JsonlJournal, MemoryJournal
 
     strategy: Strategy = build(STRATEGIES, "strategy", options["strategy"], options["params"])
     scorer: Verifier = build(VERIFIERS, "verifier", options["verifier"], options["verifier_params"])
-    problem = ask(text, options["answer"], options["instruction"])
+    problem = ask(text, options["answer"], options["instruction"], options["step_end"])
     units = {unit: options[unit] for unit in ("tokens", "seconds", "usd", "flops") if options[unit] is not None}
     budget = checked(Budget, units or {"tokens": DEFAULT_TOKENS})
     drawn = {name: options[name] for name in ("max_tokens", "temperature", "top_p") if options[name] is not None}
@@ -349,16 +353,19 @@ def _solve(text: str, options: dict[str, Any]) -> int:
             click.echo(f"no budget given: using --tokens {DEFAULT_TOKENS}", err=True)
         with working(f"loading {options['backend_name']}"):
             backend = open_backend(options["backend_name"])
+            models = {"policy": backend, **(models_of(scorer, {}) if "scores" in strategy.needs else {})}
         if journal and is_virtual(backend):
             raise UsageError("a job on recorded samples costs nothing and is not resumed: leave out --journal")
+        records = journal or MemoryJournal()
         view = stack.enter_context(progress(problem, strategy, budget))
         outcome = run_with(
             backend,
             _interruptible(
-                problem, strategy, backend, budget, scorer, sampling, prices, options["seed"], journal, view, runner
+                problem, strategy, models, budget, scorer, sampling, prices, options["seed"], records, view, runner
             ),
         )
-    return show(outcome, strategy.name, options["as_json"])
+        tree = SearchTree(asyncio.run(records.read())) if options["show"] == "tree" else None
+    return show(outcome, strategy.name, options["as_json"], tree)
 
 
 def _runner(problem: Problem, scorer: Verifier) -> Runner | None:
@@ -381,13 +388,13 @@ def _runner(problem: Problem, scorer: Verifier) -> Runner | None:
 async def _interruptible(
     problem: Problem,
     strategy: Strategy,
-    backend: Backend,
+    models: Mapping[Role, Backend],
     budget: Budget,
     scorer: Verifier,
     sampling: Sampling,
     prices: dict[str, Any],
     seed: int,
-    journal: Journal | None,
+    journal: Journal,
     observe: Callable[[Record], None],
     runner: Runner | None,
 ) -> Result | NoSamples:
@@ -405,7 +412,7 @@ async def _interruptible(
         return await solve_problem(
             problem,
             strategy,
-            {"policy": backend},
+            models,
             budget=budget,
             scorer=scorer,
             sampling=sampling,

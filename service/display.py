@@ -131,13 +131,15 @@ def progress(problem: Problem, strategy: Strategy, budget: Budget) -> Iterator[C
     yield add
 
 
-def show(outcome: Result | NoSamples, strategy: str, as_json: bool) -> int:
-    """Print how a job ended; returns the exit code."""
+def show(outcome: Result | NoSamples, strategy: str, as_json: bool, tree: RenderableType | None = None) -> int:
+    """Print how a job ended, and perhaps a picture of its search; returns the exit code."""
     result = outcome.result if isinstance(outcome, NoSamples) else outcome
     code = _code(outcome)
     if as_json:
         click.echo(json.dumps(as_object(result, strategy), ensure_ascii=False))
     else:
+        if tree is not None:
+            Console(highlight=False).print(tree)
         _print(result, strategy)
     if isinstance(outcome, NoSamples):
         click.echo(f"tts: {outcome}", err=True)
@@ -173,8 +175,12 @@ def as_object(result: Result, strategy: str) -> dict[str, Any]:
             "verifier_tokens": sum(
                 use.prompt_tokens + use.completion_tokens for role, use in usage.items() if role != "policy"
             ),
-            "kv_token_steps": sum(use.kv_token_steps for use in usage.values()),
+            "kv_token_steps": result.trace.kv_token_steps,
         },
+        "selections": [
+            {"candidates": len(each.candidates), "kept": len(each.kept), "before": each.before, "after": each.after}
+            for each in result.trace.selections
+        ],
         "bill": result.bill.model_dump(),
         "samples": result.samples.model_dump(),
         "notes": list(result.notes),
@@ -216,11 +222,24 @@ def _bill(result: Result, strategy: str) -> RenderableType:
     prompt = f", {usage.prompt_tokens:,} prompt ({usage.cached_tokens:,} cached)" if usage else ""
     lost = f" ({bill.lost:,} of them lost)" if bill.lost else ""
     usd = "no price known" if bill.usd is None else f"${bill.usd:.6f}"
+    read = sum(use.prompt_tokens - use.cached_tokens for role, use in result.usage.items() if role != "policy")
+    prompt += f", {read:,} read by the verifier" if read else ""
     return Text(
         f"bill    {bill.tokens:,} tokens generated{lost}{prompt}; {bill.seconds:.1f} s; {usd}; {bill.flops:.3g} FLOPs\n"
         f"        {strategy}: {samples.finished} samples finished, {samples.truncated} truncated, "
-        f"{samples.failed} failed; stopped: {result.stop}",
+        f"{samples.failed} failed; stopped: {result.stop}{_resident(result)}",
         style="dim",
+    )
+
+
+def _resident(result: Result) -> str:
+    """What the KV cache has to hold, where a search prunes."""
+    found = result.trace.selections
+    if not found:
+        return ""
+    before, after = (sum(sizes) / len(found) for sizes in zip(*((s.before, s.after) for s in found), strict=True))
+    return (
+        f"\n        KV cache: {before:,.0f} tokens before a choice, {after:,.0f} after it, mean of {len(found)} choices"
     )
 
 

@@ -67,11 +67,15 @@ def checked(model: type[Model], values: Mapping[str, Any]) -> Model:
         raise UsageError(one_line(error) + given) from error
 
 
-def ask(text: str, kind_name: str, instruction: str | None) -> Problem:
-    """The problem as one user message, with the kind's instruction or the caller's own."""
+def ask(text: str, kind_name: str, instruction: str | None, step_end: str) -> Problem:
+    """The problem as one user message, with the kind's instruction or the caller's own; its steps end with `step_end`,
+    in which \\n is a line end."""
     words = _readable(sys.stdin.buffer.read() if text == "-" else text.encode(errors="surrogateescape"))
     kind = _kind(kind_name)
-    return Problem.ask(words, kind, instruction)
+    if not step_end:
+        raise UsageError("--step-end is empty; name what ends a step, such as \\n\\n")
+    problem = Problem.ask(words, kind, instruction)
+    return problem.model_copy(update={"step_end": step_end.replace("\\n", "\n")})
 
 
 def open_backend(name: str) -> Backend:

@@ -16,6 +16,7 @@ from tts.ledger import Ask, Hold
 from tts.types import (
     NOTHING,
     Completion,
+    Looks,
     ModelInfo,
     Path,
     Reason,
@@ -116,7 +117,16 @@ class Look:
         wanted = len(self.sheet.pieces) - self.sheet.skip
         if verdicts.pieces is not None and len(verdicts.pieces) != wanted:
             raise BackendError(f"{len(verdicts.pieces)} verdicts came for {wanted} steps", usage=verdicts.usage)
+        if not _answers(self.sheet, verdicts.pieces or ()):
+            raise BackendError("a verdict does not say what was asked of its step", usage=verdicts.usage)
         return Brought(verdicts.usage, halt.reason if verdicts.pieces is None else None, verdicts=verdicts)
+
+
+def _answers(sheet: Sheet, pieces: tuple[Looks, ...]) -> bool:
+    """Whether each piece was looked at where the sheet says, and each look is of all tokens asked about."""
+    if not all(pieces) or (sheet.place != "token" and any(len(looks) > 1 for looks in pieces)):
+        return False
+    return not sheet.ask or all(len(look) == len(sheet.ask) for looks in pieces for look in looks)
 
 
 async def outcome(job: Job, halt: Halt, wish: Wish | Look) -> Settled:

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from tts.backends.base import Request
+from tts.backends.base import Reading, Request
 from tts.cost import one_line
 from tts.errors import JournalError, JournalMismatch, UsageError, unknown
 from tts.journal import Ended, Header, MemoryJournal, Named, parse
 from tts.solve import solve
 from tts.strategy import Strategy, Verifier
-from tts.types import Completion, ModelInfo, Path, Result
+from tts.types import Completion, ModelInfo, Path, Result, Sheet, Verdicts
 
 Part = TypeVar("Part", bound=BaseModel)
 
@@ -28,8 +28,14 @@ class Recorded:
     def prompt_tokens(self, path: Path) -> int:
         return 0
 
+    def sheet_tokens(self, sheet: Sheet) -> int:
+        return 0
+
     async def generate(self, request: Request) -> Completion:
         raise JournalMismatch(f"the strategy asks for {request.id}, which the journal does not hold")
+
+    async def read(self, reading: Reading) -> Verdicts:
+        raise JournalMismatch(f"the verifier asks for {reading.id}, which the journal does not hold")
 
 
 async def replay_file(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tts.journal import Chosen, Held, Record, Settled, usage_of
@@ -103,47 +103,76 @@ class Books:
             self.failed += settled.outcome != "refused"
 
 
+def idle(trace: Trace) -> float:
+    """The share of time, between 0 and 1, that the policy's continuations spent waiting for the slowest of those they
+    were asked for with: what step barriers and stragglers cost."""
+    batches: defaultdict[str, list[Call]] = defaultdict(list)
+    for call in trace.calls:
+        if call.role == "policy":
+            batches[call.key.rpartition(".")[0]].append(call)
+    waited = taken = 0.0
+    for calls in batches.values():
+        end = max(call.settled_at for call in calls)
+        waited += sum(end - call.settled_at for call in calls)
+        taken += sum(end - call.held_at for call in calls)
+    return waited / taken if taken else 0.0
+
+
 class _Node(NamedTuple):
-    parent: str | None
-    prompt: int
+    parent: int | None
+    length: int
+    """Tokens of the whole text that ends here."""
     tokens: int
+    """Those that it adds to its parent's."""
 
 
 class Resident:
-    """Which tokens the KV cache has to hold for some paths: prompt and shared steps once."""
+    """Which tokens a KV cache has to hold for some paths. What texts begin with in common is there once, whoever
+    brought it: an engine that caches prefixes recognises them by their tokens."""
 
     def __init__(self) -> None:
-        self._nodes: dict[str, _Node] = {}
-        self._together: defaultdict[str, list[str]] = defaultdict(list)
+        self._nodes: list[_Node] = []
+        self._known: dict[tuple[int | None, str], int] = {}
+        self._of: dict[str, int] = {}
+        self._together: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
 
-    def add(self, held: Held, segments: Iterable[Completion]) -> None:
+    def add(self, held: Held, segments: Sequence[Completion]) -> None:
         """A call that brought something."""
         usage = Usage.total([segment.usage for segment in segments])
-        self._nodes[held.key] = _Node(held.parent, usage.prompt_tokens, usage.completion_tokens)
-        self._together[held.key.rpartition(".")[0]].append(held.key)
+        parent = self._of.get(held.parent or "")
+        before = self._node(parent, f"{held.start}\0{held.forced}", usage.prompt_tokens)
+        text = "".join(segment.text for segment in segments)
+        self._of[held.key] = self._node(before, text, usage.prompt_tokens + usage.completion_tokens)
+        self._together[held.key.rpartition(".")[0]].append((before, usage.completion_tokens))
 
-    def tokens(self, keys: Iterable[str]) -> int:
+    def tokens(self, calls: Iterable[str]) -> int:
         """All that these calls and those before them have brought, and the prompts they go back to."""
-        nodes = [self._nodes[key] for key in self._ancestry(keys)]
-        roots = {node.prompt for node in nodes if node.parent is None}
-        return sum(roots) + sum(node.tokens for node in nodes)
+        return self._size(self._of[call] for call in calls if call in self._of)
 
     def token_steps(self) -> int:
         """Over all decode steps, calls of one batch being decoded together and those that are through waiting."""
         total = 0
-        for keys in self._together.values():
-            parents = {parent for key in keys if (parent := self._nodes[key].parent) is not None}
-            shared = self.tokens(parents) or self._nodes[keys[0]].prompt
-            made = [self._nodes[key].tokens for key in keys]
+        for batch in self._together.values():
+            made = [tokens for _, tokens in batch]
             steps = max(made)
-            total += shared * steps + sum(n * (n + 1) // 2 + n * (steps - n) for n in made)
+            total += self._size(node for node, _ in batch) * steps
+            total += sum(n * (n + 1) // 2 + n * (steps - n) for n in made)
         return total
 
-    def _ancestry(self, keys: Iterable[str]) -> set[str]:
-        found: set[str] = set()
-        for key in keys:
-            each: str | None = key
-            while each is not None and each not in found and each in self._nodes:
+    def _node(self, parent: int | None, text: str, length: int) -> int:
+        key = parent, text
+        if key not in self._known:
+            known = self._nodes[parent].length if parent is not None else 0
+            self._known[key] = len(self._nodes)
+            self._nodes.append(_Node(parent, length, max(0, length - known)))
+        return self._known[key]
+
+    def _size(self, nodes: Iterable[int]) -> int:
+        """The tokens of nodes and of all above them."""
+        found: set[int] = set()
+        for node in nodes:
+            each: int | None = node
+            while each is not None and each not in found:
                 found.add(each)
                 each = self._nodes[each].parent
-        return found
+        return sum(self._nodes[node].tokens for node in found)

@@ -60,7 +60,7 @@ class Judge(Verifier):
         written: dict[tuple[Message, ...], list[str]] = {each: [] for each in asked}
         for path in await run.sample(starts, self.rationales, model="judge", sampling=sampling):
             written[path.start].append(path.text + VERDICT)  # type: ignore[index]
-        return {each: list(dict.fromkeys(checks)) for each, checks in written.items()}
+        return written
 
     def _asked(self, path: Path) -> tuple[Message, ...]:
         *before, last = conversation(path)

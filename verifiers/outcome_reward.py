@@ -41,6 +41,6 @@ class OutcomeReward(Verifier):
 
 def _value(looks: Looks) -> float:
     (logits,) = looks
-    if len(logits) == 2:
-        return second_class(looks)
-    return 1.0 / (1.0 + math.exp(min(700.0, -logits[0])))
+    if len(logits) == 1:
+        return 1.0 / (1.0 + math.exp(min(700.0, -logits[0])))
+    return second_class(looks)

@@ -81,8 +81,8 @@ class ProcessReward(Verifier):
         if not steps:
             return None
         # A step that has not ended may go on, and is judged again then.
-        whole = steps if path.text.endswith(end) else steps[:-1]
-        return Score(value=AGGREGATIONS[self.how](steps), by=self.name, steps=tuple(whole))
+        ended = sum(1 for piece in path.text.split(end)[:-1] if piece.strip())
+        return Score(value=AGGREGATIONS[self.how](steps), by=self.name, steps=tuple(steps[:ended]))
 
 
 def pieces_of(text: str, end: str) -> tuple[str, ...]:
@@ -106,7 +106,10 @@ def chance(looks: Looks) -> float:
 
 def second_class(looks: Looks) -> float:
     """Of the second of two classes, at the one place looked at."""
-    ((bad, good),) = looks
+    (logits,) = looks
+    if len(logits) != 2:
+        raise UsageError(f"the reward model has {counted(len(logits), 'class')}, and two are wanted: wrong and right")
+    bad, good = logits
     return chance(((good, bad),))
 
 
@@ -133,7 +136,7 @@ def _untagged(text: str) -> str:
 
 def _rlhflow(before: Conversation, pieces: tuple[str, ...], skip: int) -> Sheet:
     """The question stands before the first step, in the same turn."""
-    first, *others = pieces
+    first, *others = map(str.strip, pieces)
     written = (f"{_question(before)} {first}", *others)
     return Sheet(before=(), pieces=written, skip=skip, mark="+", ask=("+", "-"), place="piece", turns=True)
 
@@ -144,7 +147,10 @@ def _qwen(before: Conversation, pieces: tuple[str, ...], skip: int) -> Sheet:
 
 
 def _question(before: Conversation) -> str:
-    return next(message.content for message in reversed(before) if message.role == "user")
+    for message in reversed(before):
+        if message.role == "user":
+            return message.content
+    raise UsageError("this form of reward model reads a user's question, and nobody asks one here")
 
 
 FORMS: Mapping[Name, Form] = {

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from pydantic import ValidationError
+
 from tts.backends.base import Reading, Request
 from tts.errors import BackendError
 from tts.types import Completion, Finish, Looks, ModelInfo, Path, Sheet, Usage, Verdicts
@@ -103,7 +105,10 @@ class FakeBackend:
         usage = Usage.of(prompt=reading.prompt_tokens, cached=0, completion=0, seconds=opinion.latency)
         if opinion.error is not None:
             raise BackendError(opinion.error, usage=usage)
-        return Verdicts(pieces=opinion.pieces, usage=usage)
+        try:
+            return Verdicts(pieces=opinion.pieces, usage=usage)
+        except ValidationError as error:
+            raise BackendError(f"{self.info.name} said of a step what is no number", usage=usage) from error
 
     async def generate(self, request: Request) -> Completion:
         self.calls += 1

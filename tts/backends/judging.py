@@ -73,7 +73,10 @@ def _marked(sheet: Sheet, prompter: Prompter) -> tuple[list[int], Parts]:
 def _spelled_through(sheet: Sheet, before: list[int], text: str, prompter: Prompter) -> tuple[list[int], Parts]:
     """Where the mark is a word like others, the text is spelled as a whole, as the model has learnt to read it: some
     tokenizers spell a word differently where a text begins."""
-    word = prompter.encode(sheet.mark)[-1]
+    ending = prompter.encode(sheet.mark)[-1:]
+    if prompter.decode(ending).strip() != sheet.mark.strip():
+        raise UsageError(f"this tokenizer has no token for the mark {sheet.mark!r} that ends a step")
+    (word,) = ending
     ids = prompter.encode(text + "".join(piece + sheet.mark for piece in sheet.pieces))
     ends = [i for i, token in enumerate(ids) if token == word]
     if len(ends) != len(sheet.pieces):

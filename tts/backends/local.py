@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path as File
 from typing import Any, TypeVar
@@ -89,7 +89,9 @@ class LocalBackend:
             said = "log-probabilities of tokens, and this sheet asks for classes"
             says = said if self._lanes else "classes, and this sheet asks for tokens"
             raise UsageError(f"{self.info.name} gives {says}; choose the form of verifier that it was trained for")
-        return len(self.sheet(sheet).ids)
+        ids = self.sheet(sheet).ids
+        self._check([*ids, *map(self._prompter.token, sheet.ask)])
+        return len(ids)
 
     async def read(self, reading: Reading) -> Verdicts:
         ask = tuple(self._prompter.token(text) for text in reading.sheet.ask)
@@ -112,14 +114,18 @@ class LocalBackend:
         return _of_job(self._lanes, job)
 
     def _prompt(self, request: Request) -> tuple[int, ...]:
-        """The ids of the prompt. Refuses what would break the step, and with it the batch that others are in."""
+        """The ids of the prompt."""
         ids = tuple(self._prompter.path_ids(request.path))
-        unknown = [i for i in (*ids, *request.sampling.banned_ids) if not 0 <= i < self._vocabulary]
-        if unknown:
-            raise UsageError(f"{self.info.name} has no token {unknown[0]}; its last one is {self._vocabulary - 1}")
+        self._check([*ids, *request.sampling.banned_ids])
         if not ids:
             raise UsageError(f"{self.info.name} cannot continue an empty prompt; give it a message or a token")
         return ids
+
+    def _check(self, ids: Iterable[int]) -> None:
+        """Refuse what would break the step, and with it the batch that others are in."""
+        unknown = next((i for i in ids if not 0 <= i < self._vocabulary), None)
+        if unknown is not None:
+            raise UsageError(f"{self.info.name} has no token {unknown}; its last one is {self._vocabulary - 1}")
 
     def _text(self, row: Row) -> str:
         return self._prompter.decode(row.ids, row.prompt)

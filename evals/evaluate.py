@@ -126,6 +126,7 @@ class _Evaluation:
                 sampling=self._settings.sampling,
                 prices=self._prices,
                 seed=job_seed(item, seed),
+                runner=self._plan.runner,
             )
             return await self._graded(item, seed, cell, result)
         except NoSamples as error:

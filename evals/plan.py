@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from evals.records import Cell, Unit
 from evals.suites import Item, Suite
+from tts.answers import Runner
 from tts.backends.base import Backend
 from tts.strategy import Strategy, Verifier
 from tts.types import Role
@@ -50,6 +51,8 @@ class Plan:
     budgets: Sequence[tuple[Unit, float]]
     seeds: Sequence[int]
     concurrency: int
+    runner: Runner | None = None
+    """The sandbox, for answers that are programs."""
 
     @property
     def size(self) -> int:

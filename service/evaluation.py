@@ -28,9 +28,11 @@ from service.display import BACKEND_FAILED, INTERRUPTED, working
 from service.options import bank_behind, build, checked, models_of, open_backend, run_with
 from service.progress import progress
 from strategies import STRATEGIES
+from tts.answers import Code
 from tts.backends.base import Backend
 from tts.cost import read_prices
 from tts.errors import UsageError, counted, unknown
+from tts.sandbox import Sandbox
 from tts.solve import code_version
 from tts.strategy import Verifier
 from tts.types import Budget, Sampling
@@ -93,6 +95,7 @@ def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
         budgets=budgets or [("tokens", each) for each in DEFAULT_TOKENS],
         seeds=range(options["seeds"]),
         concurrency=options["concurrency"],
+        runner=Sandbox().checked() if isinstance(suite.kind, Code) else None,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncGenerator
 from typing import Annotated, ClassVar, Literal
 
@@ -12,9 +11,6 @@ from strategies.thompson import ROOT, Beta, Gaussian, Tree
 from strategies.tree import StepSearch, values
 from tts.run import Run
 from tts.types import Answer, Path, Problem
-
-TRIES = 16
-"""How often a tree is asked again that named a path which has ended."""
 
 
 class ABMCTS(StepSearch):
@@ -37,15 +33,17 @@ class ABMCTS(StepSearch):
         tree = Tree(Gaussian() if self.prior == "gaussian" else Beta())
         paths, ended = {ROOT: Path.of(problem)}, list[Path]()
         for _ in range(self.n * self.depth):
-            asked = [node for _ in range(self.width) if (node := self._open(run, tree, paths, run.rng)) is not None]
+            asked = [tree.ask(run.rng) for _ in range(self.width)]
             children = await self.step(run, [paths[node] for node in asked])
             if not children:
                 return
             waiting = list(asked)
-            for child, value in zip(children, values(children), strict=True):
+            # Among all paths, so that a child without a score is worth what others are, not what its batch is.
+            worth = values([*paths.values(), *children])[len(paths) :]
+            for child, value in zip(children, worth, strict=True):
                 parent = next(node for node in waiting if paths[node].steps == child.steps[:-1])
                 waiting.remove(parent)
-                paths[tree.tell(parent, min(1.0, value))] = child
+                paths[tree.tell(parent, min(1.0, value), ended=not self.goes_on(run, child))] = child
             for node in waiting:
                 tree.forget(node)
             fresh = [path for path in children if not self.goes_on(run, path)]
@@ -54,12 +52,3 @@ class ABMCTS(StepSearch):
                 yield answer
             if len(ended) >= self.n:
                 return
-
-    def _open(self, run: Run, tree: Tree, paths: dict[int, Path], rng: random.Random) -> int | None:
-        """A node that the tree would like a child of, and that can have one."""
-        for _ in range(TRIES):
-            node = tree.ask(rng)
-            if self.goes_on(run, paths[node]):
-                return node
-            tree.forget(node)
-        return None

@@ -19,7 +19,9 @@ class Beam(TreeSearch):
         b <- N first steps;  repeat: score b;  b <- the best N/M of b, each with M next steps.
 
     Departures: a finished path leaves the beam at once, whatever its score, and takes its place with it, so that at
-    most N solutions are written; all of them are candidates. Fewer finished ones are not padded with copies.
+    most N solutions are written; all of them are candidates. Fewer finished ones are not padded with copies. A path of
+    `depth` steps is a candidate as it stands, where the code has it written to its end; and prefixes of the same text
+    keep a place each, where the code can drop them.
     """
 
     name: ClassVar[str] = "beam"

@@ -14,7 +14,7 @@ from tts.types import Answer, Path, Problem
 
 class BestFirst(StepSearch):
     """A queue of open paths, of which the best are taken and continued in M ways each, whatever their depth (Koh et al.
-    2024, "Tree search for language model agents", section 3.2), until N solutions have ended.
+    2024, "Tree search for language model agents", section 3.2), until N solutions have ended or no path is open.
 
     Departure: `width` / M paths are taken at once, so that an engine has a batch to decode.
     """
@@ -27,15 +27,15 @@ class BestFirst(StepSearch):
 
     async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
         queue, ended = [Path.of(problem)], list[Path]()
+        at_once = max(1, self.width // self.m)
         for _ in range(self.n * self.depth):
-            taken = ranked(queue)[: max(1, self.width // self.m)]
+            taken, queue = queue[:at_once], queue[at_once:]
             children = await self.step(run, repeated(taken, [self.m] * len(taken)))
-            queue = [path for path in queue if path not in taken]
-            queue += [path for path in children if self.goes_on(run, path)]
+            queue = ranked([*queue, *(path for path in children if self.goes_on(run, path))])
             fresh = [path for path in children if not self.goes_on(run, path)]
             ended += fresh
             if fresh and (answer := await self.answer(run, ended)):
                 yield answer
             if not queue or not children or len(ended) >= self.n:
                 return
-            await run.choose(queue, ranked(queue)[: max(1, self.width // self.m)])
+            await run.choose(queue, queue[:at_once])

@@ -15,9 +15,11 @@ from tts.types import Answer, Path, Problem
 class DVTS(StepSearch):
     """N/M trees that know nothing of each other: in each, M next steps are written and the best of them goes on
     (Beeching et al. 2024, "Scaling test-time compute with open models", and its public code). The M paths of each
-    tree's last round are its candidates, so there are N.
+    tree's last round are its candidates, so there are N where M divides it, and fewer where not.
 
-    Departure: no tree waits for the others, so answers come as trees end.
+    Departures: no tree waits for the others, so answers come as trees end; a tree of `depth` steps ends as it stands,
+    where the code has it written to its end. Where a tree is cut short, by the budget or because its best path can not
+    go on, paths that had ended on its way are candidates too.
     """
 
     name: ClassVar[str] = "dvts"
@@ -36,16 +38,19 @@ class DVTS(StepSearch):
                 yield answer
 
     async def _tree(self, run: Run, root: Path) -> list[Path]:
-        """The paths of the last round: that in which the best one ends."""
+        """The paths of the last round, that in which the best one ends; and all that ended before where none does."""
         growing = [root] * min(self.m, self.n)
-        last: list[Path] = []
+        before, last = list[Path](), list[Path]()
         for _ in range(self.depth):
             children = await self.step(run, growing)
             if not children:
-                return last
-            best, last = ranked(children)[0], children
+                break
+            before, last = [*before, *(path for path in last if path.finished)], children
+            best = ranked(children)[0]
             await run.choose(children, [best])
-            if not self.goes_on(run, best):
+            if best.finished:
                 return children
+            if not self.goes_on(run, best):
+                break
             growing = [best] * len(growing)
-        return last
+        return [*before, *last]

@@ -26,7 +26,8 @@ class ETS(Rebase):
     (lambda_b and lambda_d). All N_rem continuations then go to those that are kept.
 
     Departures: newest steps are clustered by their words (`strategies.clustering`), not by a language model; node costs
-    can be counted in tokens, which is what the cache holds.
+    can be counted in tokens, which is what the cache holds; where neither weighs anything, nothing is pruned and all is
+    REBASE.
     """
 
     name: ClassVar[str] = "ets"
@@ -42,7 +43,7 @@ class ETS(Rebase):
     per_token: Annotated[bool, Field(description="count a node's tokens instead of nodes")] = False
 
     async def allot(self, run: Run, paths: list[Path], width: int) -> list[Path]:
-        if len(paths) > 1:
+        if len(paths) > 1 and (self.sharing or self.coverage):
             paths = await self._pruned(run, paths, width)
         return await super().allot(run, paths, width)
 

@@ -20,7 +20,8 @@ class Particles(StepSearch):
     algorithm 1): w_i = exp(logit s_i) = s_i / (1 - s_i). Finished particles stay in the population and compete.
 
     Departures: systematic resampling instead of multinomial. Copies of a finished particle are no further samples, so
-    every finished path is one candidate, those that died out included; the answer is chosen among them by score.
+    every finished path is one candidate, those that died out included; the answer is chosen among them as `select`
+    says. Where calls fail, the other particles are resampled to N.
     """
 
     name: ClassVar[str] = "particles"
@@ -36,7 +37,7 @@ class Particles(StepSearch):
             fresh = {path.fingerprint: path for path in moved if not self.goes_on(run, path)}
             ended |= fresh
             population = [path for path in particles if not self.goes_on(run, path)] + moved
-            particles = repeated(population, resampled(odds(population), len(population), run.rng))
+            particles = repeated(population, resampled(odds(population), self.n, run.rng))
             await run.choose(population, particles)
             if fresh and (answer := await self.answer(run, list(ended.values()))):
                 yield answer

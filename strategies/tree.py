@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tts.run import Run
-from tts.selection import ballots, best, elect, tally, total_score, unextracted
+from tts.selection import Group, ballots, best, elect, tally, unextracted
 from tts.strategy import Strategy
 from tts.types import Answer, Need, Path, Problem
 
@@ -18,8 +19,9 @@ class StepSearch(Strategy):
     """Grows solutions step by step under a verifier's eyes.
 
     A path leaves the tree when the model has ended it, or when it can not go on: its newest step did not end within
-    `step_tokens`, or the whole of it reached the sampling's `max_tokens`. Whatever left is a candidate, truncated ones
-    as far as they state an answer. No path is copied to make up for one that is missing.
+    `step_tokens`, or the whole of it reached `depth` steps or the sampling's `max_tokens`, which the step that reaches
+    them may exceed. Whatever left is a candidate, as far as it states an answer where the model has not ended it. No
+    path is copied to make up for one that is missing.
     """
 
     n: Annotated[int, Field(ge=1, le=100_000, description="paths grown at once, and solutions wanted (N)")] = 16
@@ -41,7 +43,7 @@ class StepSearch(Strategy):
         return await run.score(await run.sample(paths, sampling=sampling, until=(run.problem.step_end,)))
 
     def goes_on(self, run: Run, path: Path) -> bool:
-        return path.finish is None and path.tokens < run.sampling.max_tokens
+        return path.finish is None and path.tokens < run.sampling.max_tokens and len(path.steps) < self.depth
 
     async def answer(self, run: Run, ended: Sequence[Path]) -> Answer | None:
         """The best answer among the candidates; where answers of a kind cannot be counted, that of the best score."""
@@ -50,9 +52,10 @@ class StepSearch(Strategy):
         if self.select == "best" or not kind.votes:
             return best(kind, cast) or unextracted(ended)
         groups = await tally(kind, cast, run)
-        weights = [total_score(group) if self.select == "weighted" else float(len(group)) for group in groups]
-        if not any(weights):  # no candidate has a score: then each is as good as another
-            weights = [float(len(group)) for group in groups]
+        weights = [float(len(group)) for group in groups]
+        if self.select == "weighted":
+            scored = weighed(groups)
+            weights = scored if any(scored) else weights  # all scores are zero: then each is as good as another
         return elect(groups, weights, self.select) or unextracted(ended)
 
 
@@ -84,6 +87,12 @@ def values(paths: Sequence[Path]) -> list[float]:
     known = [path.score.value for path in paths if path.score]
     usual = sum(known) / len(known) if known else 1.0
     return [path.score.value if path.score else usual for path in paths]
+
+
+def weighed(groups: Sequence[Group]) -> list[float]:
+    """The sum of scores of each group; what has none weighs as much as an average ballot."""
+    worth = iter(values([ballot.path for group in groups for ballot in group]))
+    return [math.fsum(next(worth) for _ in group) for group in groups]
 
 
 def ranked(paths: Sequence[Path]) -> list[Path]:

@@ -29,3 +29,9 @@ def broken(request: Request) -> Reply:
 
 def half_broken(request: Request) -> Reply:
     return broken(request) if request.seed % 2 else quick(request)
+
+
+def programs(request: Request) -> Reply:
+    """Doubles, right or wrong."""
+    body = random.Random(request.seed).choice(["return 2 * x", "return x + x", "return x", "while True: pass"])
+    return Reply(f"```python\ndef double(x): {body}\n```", probability=0.5)

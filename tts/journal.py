@@ -60,10 +60,12 @@ class Header(Noun):
     seed: int
     models: dict[Role, ModelInfo]
     prices: dict[str, Price]
+    runner: str | None = None
+    """The sandbox in which programs ran, if there was one: votes go by what programs do there."""
 
     def same_job(self, other: Header) -> str | None:
         """The first field in which two headers describe different jobs; None where they describe one."""
-        for field in ("problem", "strategy", "scorer", "budget", "sampling", "seed", "models", "prices"):
+        for field in ("problem", "strategy", "scorer", "budget", "sampling", "seed", "models", "prices", "runner"):
             mine, theirs = getattr(self, field), getattr(other, field)
             if field in ("strategy", "scorer") and mine and theirs:
                 mine, theirs = (mine.name, mine.parameters), (theirs.name, theirs.parameters)

@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path as File
 from typing import Annotated, Self
@@ -118,16 +120,19 @@ class Sandbox(Noun):
         with tempfile.TemporaryFile() as asked:
             asked.write(question)
             asked.seek(0)
-            with subprocess.Popen(_command(), stdin=asked, stdout=pipe, stderr=pipe, env={}, cwd="/") as process:
+            with subprocess.Popen(
+                _command(), stdin=asked, stdout=pipe, stderr=pipe, env={}, cwd="/", start_new_session=True
+            ) as process:
                 assert process.stdout is not None
                 assert process.stderr is not None
-                timer = threading.Timer(self.seconds, process.kill)
+                timer = threading.Timer(self.seconds, _kill, [process.pid])
                 timer.start()
                 try:
                     told = process.stdout.read(len(STARTED) + self.output + end)
                 finally:
                     timer.cancel()
-                    process.kill()
+                    timer.join()
+                    _kill(process.pid)
                 return told, process.stderr.read()
 
     def _limits(self) -> dict[str, int]:
@@ -139,6 +144,12 @@ class Sandbox(Noun):
             "RLIMIT_NOFILE": 64,
             "RLIMIT_CORE": 0,
         }
+
+
+def _kill(session: int) -> None:
+    """Bubblewrap and all that it has started, which at first does not know yet that it is to die with it."""
+    with suppress(ProcessLookupError):
+        os.killpg(session, signal.SIGKILL)
 
 
 @cache
@@ -158,7 +169,7 @@ def _command() -> tuple[str, ...]:
 
 
 def _isolation() -> Iterator[str]:
-    yield from ("--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox")
+    yield from ("--die-with-parent", "--clearenv", "--hostname", "sandbox")
     yield from (
         "--unshare-user",
         "--disable-userns",

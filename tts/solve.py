@@ -54,7 +54,7 @@ async def solve(
 
     Raises `UsageError` for what cannot be done, `NoSamples` when every model call failed.
     """
-    header = _header(problem, strategy, models, budget, scorer, sampling or Sampling(), prices or {}, seed)
+    header = _header(problem, strategy, models, budget, scorer, sampling or Sampling(), prices or {}, seed, runner)
     _check_prices(header)
     book = journal or MemoryJournal()
     records = await book.read()
@@ -200,6 +200,7 @@ def _header(
     sampling: Sampling,
     prices: Prices,
     seed: int,
+    runner: Runner | None,
 ) -> Header:
     if "policy" not in models:
         raise UsageError("models must name the 'policy' that generates")
@@ -214,6 +215,7 @@ def _header(
         seed=seed,
         models={role: backend.info for role, backend in models.items()},
         prices={info.name: prices[info.name] for info in (m.info for m in models.values()) if info.name in prices},
+        runner=None if runner is None else str(getattr(runner, "__qualname__", repr(runner))),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from tts.errors import UsageError
+from tts.errors import UsageError, counted
 from tts.run import Run
 from tts.strategy import Verifier
 from tts.types import Looks, Message, Path, Role, Score, Sheet, Usage, Verdicts
@@ -108,7 +108,7 @@ def second_class(looks: Looks) -> float:
     """Of the second of two classes, at the one place looked at."""
     (logits,) = looks
     if len(logits) != 2:
-        raise UsageError(f"the reward model has {counted(len(logits), 'class')}, and two are wanted: wrong and right")
+        raise UsageError(f"the reward model says {counted(len(logits), 'number')}, and two are wanted: wrong and right")
     bad, good = logits
     return chance(((good, bad),))
 

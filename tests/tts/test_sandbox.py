@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -106,6 +107,15 @@ def test_limits_cannot_be_raised_from_within(box: Sandbox) -> None:
 def test_a_sandbox_that_cannot_start_says_so_instead_of_blaming_the_program(box: Sandbox) -> None:
     with pytest.raises(UsageError, match="the sandbox failed: nothing started in 1e-05 s"):
         box.model_copy(update={"seconds": 1e-5})("print(1)", "")
+
+
+def test_a_time_that_ends_while_the_sandbox_starts_ends_all_of_it(box: Sandbox) -> None:
+    for milliseconds in range(20):
+        began = time.monotonic()
+        with suppress(UsageError):
+            box.model_copy(update={"seconds": 1e-5 + milliseconds / 1000})("import time; time.sleep(5)", "")
+        assert time.monotonic() - began < 2
+    assert not descendants(os.getpid())
 
 
 def test_a_sandbox_travels_and_is_called_the_same_on_every_machine(box: Sandbox) -> None:

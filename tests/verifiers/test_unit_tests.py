@@ -16,7 +16,8 @@ from tts.answers import AnswerKind, Code, Maths, Runner
 from tts.backends.fake import FakeBackend, Reply
 from tts.clock import run_virtual
 from tts.errors import UsageError
-from tts.journal import Computed, MemoryJournal
+from tts.journal import Computed, Journal, MemoryJournal
+from tts.replay import Sandboxed
 from tts.run import Run
 from tts.sandbox import Sandbox
 from tts.selection import ballots, best
@@ -59,7 +60,7 @@ def job(
     *programs: str,
     kind: AnswerKind = DOUBLES,
     runner: Runner | None = knows,
-    journal: MemoryJournal | None = None,
+    journal: Journal | None = None,
     strategy: Strategy | None = None,
 ) -> Result:
     replies = iter([Reply(f"```python\n{program}\n```" if program else "no idea") for program in programs])
@@ -110,7 +111,8 @@ def test_the_same_program_is_tested_once() -> None:
 def test_a_finished_job_is_read_back_without_a_sandbox() -> None:
     journal = MemoryJournal()
     first = job("x", "2*x", "gone", journal=journal)
-    again = job("x", "2*x", "gone", journal=MemoryJournal(journal.records), runner=None)
+    known = Sandboxed(knows.__qualname__)
+    again = job("x", "2*x", "gone", journal=MemoryJournal(journal.records), runner=known)
     assert again == first
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tts.backends.base import Reading
-from tts.backends.prefill import Prefiller, Text
+from tts.backends.prefill import Prefiller, Text, batches
 from tts.backends.prompt import Prompter
 from tts.errors import UsageError
 from tts.types import Finish, Message, Sheet, Usage, Verdicts
@@ -110,6 +110,8 @@ class Row:
     sheet: Spelled
     ask: tuple[int, ...]
     began: float
+    read: int = 0
+    """Tokens that were read for it, and of these `cached` not by it: fewer than it has where a halt came between."""
     cached: int = 0
     made: int = 0
     finish: Finish | None = None
@@ -125,8 +127,7 @@ class Row:
 
     def verdicts(self, seconds: float) -> Verdicts:
         """What it has come to."""
-        prompt = 0 if self.pieces is None else len(self.sheet.ids)
-        usage = Usage.of(prompt=prompt, cached=self.cached, completion=0, seconds=seconds)
+        usage = Usage.of(prompt=self.read, cached=self.cached, completion=0, seconds=seconds)
         return Verdicts(pieces=self.pieces, usage=usage)
 
 
@@ -140,30 +141,35 @@ class Judging:
         self.rows: list[Row] = []
 
     def step(self, joining: list[Row]) -> None:
-        """Answer for `joining`, but for those that were halted before."""
+        """Answer for `joining`, but for those that are halted before their turn comes."""
         with torch.inference_mode():
-            reading = [row for row in joining if not row.over]
-            paid = self._read_beginnings(reading)
-            texts = [Text(row.request.job, row.sheet.ids, row.sheet.first) for row in reading]
-            for row, read in zip(reading, self._prefiller.read(texts), strict=True):
-                row.cached = paid.get(row, read.cached)
-                row.pieces = self._said(row, read.hidden)
-                row.finish = "stop"
+            self._read_beginnings([row for row in joining if not row.over])
+            for rows in batches(joining, lambda row: len(row.sheet.ids)):
+                self._read([row for row in rows if not row.over])
 
     def clear(self) -> None:
         """Nothing is kept between steps but what was read."""
 
-    def _read_beginnings(self, rows: list[Row]) -> dict[Row, int]:
-        """What several sheets of a job begin with is read once; for those that pay for it, what they had cached."""
-        known = self._prefiller.prefixes
+    def _read_beginnings(self, rows: list[Row]) -> None:
+        """What several sheets of a job begin with is read once, for the first of those that know less."""
         fresh: dict[tuple[str, tuple[int, ...]], Row] = {}
         for row in rows:
             job, before = row.request.job, row.sheet.ids[: row.sheet.before]
-            found = known.longest(job, before, len(before))
+            found = self._prefiller.prefixes.longest(job, row.sheet.ids, row.sheet.first)
             if before and (found is None or found.length < len(before)):
                 fresh.setdefault((job, before), row)
         read = self._prefiller.read([Text(job, before, len(before) - 1) for job, before in fresh])
-        return {row: each.cached for row, each in zip(fresh.values(), read, strict=True)}
+        for row, each in zip(fresh.values(), read, strict=True):
+            row.read, row.cached = row.sheet.before, each.cached
+
+    def _read(self, rows: list[Row]) -> None:
+        texts = [Text(row.request.job, row.sheet.ids, row.sheet.first) for row in rows]
+        for row, found in zip(rows, self._prefiller.read(texts), strict=True):
+            if not row.read:  # else it has paid for its beginning
+                row.cached = found.cached
+            row.read = len(row.sheet.ids)
+            row.pieces = self._said(row, found.hidden)
+            row.finish = "stop"
 
     def _said(self, row: Row, hidden: Tensor) -> tuple[tuple[tuple[float, ...], ...], ...]:
         places = [place - row.sheet.first for places in row.sheet.places for place in places]

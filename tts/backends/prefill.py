@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from tts.backends.keyvalues import Prefix, Prefixes, Reading, visible
 
+T = TypeVar("T")
 TOKENS_AT_ONCE = 8192
 """Places of a batch, padding included: what one pass of the model may hold."""
 
@@ -44,7 +45,7 @@ class Prefiller:
     def read(self, texts: Sequence[Text]) -> list[Read]:
         """Every text's states; all of them are remembered."""
         found: list[Read] = []
-        for batch in _batches(texts):
+        for batch in batches(texts, lambda text: len(text.ids)):
             found += self._read(batch)
         return found
 
@@ -70,14 +71,14 @@ class Prefiller:
         return found
 
 
-def _batches(texts: Sequence[Text]) -> list[list[Text]]:
+def batches(texts: Sequence[T], length: Callable[[T], int]) -> list[list[T]]:
     """As many texts at once as there is room for, in their order."""
-    batches: list[list[Text]] = []
+    found: list[list[T]] = []
     width = 0
     for text in texts:
-        width = max(width, len(text.ids))
-        if not batches or (len(batches[-1]) + 1) * width > TOKENS_AT_ONCE:
-            batches.append([])
-            width = len(text.ids)
-        batches[-1].append(text)
-    return batches
+        width = max(width, length(text))
+        if not found or (len(found[-1]) + 1) * width > TOKENS_AT_ONCE:
+            found.append([])
+            width = length(text)
+        found[-1].append(text)
+    return found

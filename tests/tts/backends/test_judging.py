@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="the local backend's extra is not in
 from tts.backends.base import Reading  # noqa: E402
 from tts.backends.judging import Judging, Row, spell  # noqa: E402
 from tts.backends.local import LocalBackend  # noqa: E402
+from tts.backends.prefill import TOKENS_AT_ONCE  # noqa: E402
 from tts.backends.prompt import Prompter  # noqa: E402
 from tts.errors import UsageError  # noqa: E402
 from tts.halt import Halt  # noqa: E402
@@ -191,11 +192,61 @@ def test_a_process_reward_heads_classes_are_those_of_its_own_weights(process_rew
         read(backend, sheet.model_copy(update={"ask": ("+",)}))
 
 
+def rows(backend: LocalBackend, *sheets: Sheet, job: str = "x") -> list[Row]:
+    readings = [Reading(id=f"{job}:{i};", sheet=sheet, prompt_tokens=3, halt=Halt()) for i, sheet in enumerate(sheets)]
+    return [Row(reading, spell(reading.sheet, backend._prompter), (5,), 0.0) for reading in readings]
+
+
+@pytest.mark.parametrize("before", ["", "say"])
+def test_a_halt_is_noticed_between_two_batches_and_only_what_was_read_is_paid(
+    backend: LocalBackend, before: str
+) -> None:
+    batch = Judging(backend._model)
+    pieces = "a", "b" * TOKENS_AT_ONCE, "c"
+    listed = rows(backend, *(Sheet(before=before, pieces=(piece,), ask=("+",)) for piece in pieces))
+    passes = iter(range(10))
+
+    def halt(*_: Any) -> None:
+        if next(passes) == (1 if before else 0):  # the beginning is a pass of its own
+            for row in listed[1:]:
+                row.request.halt.set("stopped")
+
+    hook = backend._model.model.register_forward_hook(halt)
+    batch.step(listed)
+    hook.remove()
+    assert [row.finish for row in listed] == ["stop", "halted", "halted"]
+    told = [row.verdicts(0.0) for row in listed]
+    assert [each.pieces is None for each in told] == [False, True, True]
+    assert [each.usage.prompt_tokens for each in told] == [len(listed[0].sheet.ids), 0, 0]
+    assert next(passes) == (2 if before else 1), "nothing is read for those that were halted"
+
+
+def test_a_beginning_that_was_read_for_somebody_who_then_left_is_paid(backend: LocalBackend) -> None:
+    batch = Judging(backend._model)
+    leaving, staying = rows(backend, *(Sheet(before="say", pieces=(piece,), ask=("+",)) for piece in "ab"))
+    hook = backend._model.model.register_forward_hook(lambda *_: leaving.request.halt.set("stopped"))
+    batch.step([leaving, staying])
+    hook.remove()
+    usages = [row.verdicts(0.0).usage for row in (leaving, staying)]
+    assert leaving.finish == "halted"
+    assert [(usage.prompt_tokens, usage.cached_tokens) for usage in usages] == [(3, 0), (4, 3)]
+
+
+def test_a_forgotten_beginning_is_not_read_again_for_one_who_knows_more(backend: LocalBackend) -> None:
+    batch = Judging(backend._model)
+    first = Sheet(before="say", pieces=("ab",), mark="!", ask=("+",))
+    batch.step(rows(backend, first))
+    ids = rows(backend, first)[0].sheet.ids
+    batch._prefiller.prefixes._forget(("x", ids[:3]))
+    (row,) = rows(backend, first.model_copy(update={"pieces": ("ab", "c"), "skip": 1}))
+    batch.step([row])
+    usage = row.verdicts(0.0).usage
+    assert (usage.prompt_tokens, usage.cached_tokens) == (len("sayab!c!"), len("sayab!"))
+
+
 def test_all_rows_of_a_step_are_through_when_it_returns(backend: LocalBackend) -> None:
     batch = Judging(backend._model)
-    sheet = spell(Sheet(before="a", pieces=("bc",), ask=("+",)), backend._prompter)
-    reading = Reading(id="x;", sheet=Sheet(before="a", pieces=("bc",)), prompt_tokens=3, halt=Halt())
-    row = Row(reading, sheet, (5,), 0.0)
+    (row,) = rows(backend, Sheet(before="a", pieces=("bc",), ask=("+",)))
     batch.step([row])
     assert row.finish == "stop"
     assert not batch.rows

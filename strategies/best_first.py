@@ -31,7 +31,8 @@ class BestFirst(StepSearch):
         for _ in range(self.n * self.depth):
             taken, queue = queue[:at_once], queue[at_once:]
             children = await self.step(run, repeated(taken, [self.m] * len(taken)))
-            queue = ranked([*queue, *(path for path in children if self.goes_on(run, path))])
+            # The newest before their equals: the oldest first would be breadth first wherever all is right so far.
+            queue = ranked([*(path for path in children if self.goes_on(run, path)), *queue])
             fresh = [path for path in children if not self.goes_on(run, path)]
             ended += fresh
             if fresh and (answer := await self.answer(run, ended)):

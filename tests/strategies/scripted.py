@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import pytest
 from pydantic import PrivateAttr, SerializeAsAny
 
 from strategies import ABMCTS, DVTS, ETS, Beam, BestFirst, Particles, Rebase
@@ -33,6 +34,10 @@ SEARCHES: list[StepSearch] = [
     BestFirst(n=8),
     ABMCTS(n=8),
 ]
+
+
+SEEDS = pytest.mark.parametrize("seed", range(4))
+every_search = pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.name)
 
 
 def place(request: Request) -> int:
@@ -66,8 +71,8 @@ def wandering(request: Request) -> str:
 
 
 class ByText(Verifier):
-    """The score that a table has for what a path says, where it ends in what stands there; else a random one between
-    `low` and `high` that is the text's own, or none where there are no bounds."""
+    """The score that a table has for what a path says; for other texts a random one between `low` and `high`, the same
+    for the same text, or none where `low` is None."""
 
     name: ClassVar[str] = "by_text"
     when: ClassVar[str] = "In tests."
@@ -155,6 +160,11 @@ def batches(result: Result) -> list[list[Call]]:
         if call.role == "policy" and not call.key.startswith(FINISHER):
             found.setdefault(call.key.rpartition(".")[0], []).append(call)
     return list(found.values())
+
+
+def scores(selection: Selection) -> dict[str, float]:
+    """Of the candidates that have one."""
+    return {key: score for key, score in zip(selection.candidates, selection.scores, strict=True) if score is not None}
 
 
 def growths(result: Result) -> list[tuple[Selection, Counter[str]]]:

@@ -17,6 +17,7 @@ from tests.strategies.scripted import (
     batches,
     depth_of,
     ended,
+    every_search,
     opinion,
     paths_of,
     place,
@@ -27,8 +28,6 @@ from tts.backends.base import Request
 from tts.backends.fake import Opinion, Reply
 from tts.errors import NoSamples
 from tts.types import Result, Sampling, Sheet
-
-every_search = pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.name)
 
 
 def chosen_of(result: Result) -> str:

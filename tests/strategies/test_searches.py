@@ -2,42 +2,30 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
-from typing import Literal
 
 import pytest
 
-from strategies import ABMCTS, DVTS, ETS, Beam, BestFirst, Particles, Rebase
+from strategies import DVTS, ETS, Beam, Particles, Rebase
 from strategies.allocation import balanced
 from strategies.particles import odds
-from strategies.thompson import ROOT, Gaussian, Tree
 from strategies.tree import StepSearch
 from tests.fakes import PROBLEM
 from tests.strategies.scripted import (
     LETTERS,
-    SEARCHES,
+    SEEDS,
     ByText,
-    Heard,
     asks,
     batches,
     ended,
     growths,
     lettered,
-    paths_of,
     place,
+    scores,
     searched,
-    wandering,
 )
 from tts.backends.base import Request
 from tts.backends.fake import Reply
-from tts.types import Budget, Call, Path, Result, Sampling, Score, Selection
-
-SEEDS = pytest.mark.parametrize("seed", range(4))
-every_search = pytest.mark.parametrize("search", SEARCHES, ids=lambda search: search.name)
-
-
-def scores(selection: Selection) -> dict[str, float]:
-    return {key: score for key, score in zip(selection.candidates, selection.scores, strict=True) if score is not None}
+from tts.types import Path, Score
 
 
 def short_or_long(request: Request) -> str:
@@ -186,6 +174,18 @@ def test_a_finished_particle_that_is_much_better_takes_every_place_and_still_has
     assert len(ended(records)) == 1
 
 
+def test_a_finished_particle_competes_in_every_later_round() -> None:
+    def write(request: Request) -> str:
+        return early(request) if len(request.path.steps) != 1 else f"{request.seed}\n\n"
+
+    result, _ = searched(Particles(n=8), write, scorer=ByText(low=0.5, high=0.5))
+    first, second, _ = result.trace.selections
+    assert "0.0" in first.kept
+    assert second.candidates[0] == "0.0"
+    assert len(second.candidates) == 8
+    assert [len(batch) for batch in batches(result)] == [8, 7, 7]
+
+
 def test_a_finished_particle_that_died_out_is_still_a_candidate() -> None:
     result, _ = searched(Particles(n=8), early, scorer=ByText(table={"early \\boxed{1}": 0.0}, low=0.4))
     assert "0.0" not in result.trace.selections[0].kept
@@ -202,148 +202,3 @@ def test_a_call_that_failed_does_not_thin_out_the_particles() -> None:
 
     result, _ = searched(Particles(n=8), fragile)
     assert [len(batch) for batch in batches(result)] == [8, 8, 8]
-
-
-@SEEDS
-def test_best_first_goes_on_where_the_score_is_highest_of_all_that_wait(seed: int) -> None:
-    result, _ = searched(BestFirst(n=24, m=2, width=4), seed=seed)
-    assert len(result.trace.selections) > 3
-    for chosen, grown in growths(result):
-        known = scores(chosen)
-        assert list(chosen.kept) == sorted(known, key=lambda key: -known[key])[:2]
-        assert grown == dict.fromkeys(chosen.kept, 2)
-
-
-def test_best_first_comes_back_to_a_shorter_path_when_the_longer_ones_disappoint() -> None:
-    table = {"a": 0.6, "b": 0.5, "aa": 0.4, "ab": 0.3, "ba": 0.9, "bb": 0.1}
-    result, _ = searched(BestFirst(n=2, m=2, width=2), lettered("ab", 3), scorer=ByText(table=table))
-    written = words(result)
-    assert [written[batch[0].parent] for batch in batches(result)] == ["", "a", "b", "ba"]
-
-
-def words(result: Result) -> dict[str | None, str]:
-    """What each call's path says, where the two calls of a batch write a and b."""
-    said: dict[str | None, str] = {None: ""}
-    for batch in batches(result):
-        said |= {call.key: said[call.parent] + letter for call, letter in zip(batch, "ab", strict=True)}
-    return said
-
-
-@pytest.mark.parametrize("width", [1, 2, 5])
-def test_best_first_takes_one_path_where_m_is_more_than_its_width(width: int) -> None:
-    result, _ = searched(BestFirst(n=8, m=6, width=width))
-    assert {len(batch) for batch in batches(result)} == {6}
-
-
-@SEEDS
-@pytest.mark.parametrize("width", [1, 5])
-def test_ab_mcts_grows_the_tree_that_its_tellings_alone_explain(width: int, seed: int) -> None:
-    """A second tree is told the same, and asked with the same random numbers: it names the same nodes, so every ask of
-    the first one was told once, or forgotten."""
-
-    def fragile(request: Request) -> Reply | str:
-        return Reply("", error="overloaded") if request.seed % 5 == 0 and place(request) else wandering(request)
-
-    result, records = searched(ABMCTS(n=12, width=width), fragile, seed=seed)
-    paths = paths_of(records)
-    tree, rng, named = Tree(Gaussian()), random.Random(f"{seed}/"), dict[int, str | None]({ROOT: None})
-    for batch in batches(result):
-        asked = [tree.ask(rng) for _ in range(width)]
-        assert [named[node] for node in asked] == [call.parent for call in batch]
-        for node, call in zip(asked, batch, strict=True):
-            tell(tree, node, call, paths, named)
-    assert len(ended(records)) >= 12
-
-
-def tell(tree: Tree, node: int, call: Call, paths: dict[str, Path], named: dict[int, str | None]) -> None:
-    """What a search that keeps its books tells of a call."""
-    path = paths.get(call.key)
-    if path is None:
-        tree.forget(node)
-    else:
-        named[tree.tell(node, ByText().value(path) or 0.0, ended=path.finish is not None)] = call.key
-
-
-@pytest.mark.parametrize("prior", ["gaussian", "beta"])
-def test_ab_mcts_is_not_drawn_into_paths_that_have_ended(prior: Literal["gaussian", "beta"]) -> None:
-    """All of them score high, everything else close to nothing."""
-    ends = ByText(table={f"{letter} \\boxed{{42}}": 1.0 for letter in "so"}, high=0.02)
-
-    def write(request: Request) -> str:
-        return "so \\boxed{42}" if request.seed % 4 == 0 else f"{request.seed}\n\n"
-
-    for seed in range(8):
-        _, records = searched(ABMCTS(n=40, width=1, prior=prior), write, scorer=ends, seed=seed)
-        assert len(ended(records)) == 40
-
-
-def test_ab_mcts_takes_a_child_without_a_score_for_an_average_one() -> None:
-    """Only the first child has a score, and it is a low one: the others are worth no more."""
-    result, _ = searched(ABMCTS(n=4, width=1, depth=3), lettered("a", 3), scorer=ByText(table={"a": 0.0}, low=None))
-    told = [call.parent for batch in batches(result) for call in batch]
-    tree, rng, named = Tree(Gaussian()), random.Random("0/"), dict[int, str | None]({ROOT: None})
-    depths = {ROOT: 0}
-    for batch in batches(result):
-        node = tree.ask(rng)
-        depth = depths[node] + 1
-        born = tree.tell(node, 0.0, ended=depth == 3)
-        named[born], depths[born] = batch[0].key, depth
-    assert told == [named[parent] for node in named if (parent := tree.parent(node)) is not None]
-
-
-@every_search
-@SEEDS
-def test_answers_only_gain_votes_and_the_last_one_is_that_of_all_candidates(search: StepSearch, seed: int) -> None:
-    heard = Heard(inner=search)
-    result, records = searched(heard, seed=seed)
-    counts = [sum(vote.count for vote in answer.votes) for answer in heard.answers]
-    assert counts == sorted(set(counts)), "each answer is of more candidates than the one before"
-    assert result.answer == heard.answers[-1]
-    candidates = [paths_of(records)[key] for key in ended(records)]
-    if not isinstance(search, DVTS):  # whose candidates are only what its trees end with
-        assert counts[-1] == len(candidates)
-        assert result.answer.text == heaviest(candidates)
-
-
-def heaviest(candidates: Sequence[Path]) -> str | None:
-    weights = Counter[str | None]()
-    for path in candidates:
-        weights[PROBLEM.kind.extract(path.text, True)] += ByText().value(path) or 0.0  # type: ignore[assignment]
-    return max(weights, key=lambda answer: weights[answer])
-
-
-@every_search
-def test_a_search_says_something_before_it_ends(search: StepSearch) -> None:
-    heard = Heard(inner=search)
-    searched(heard)
-    assert len(heard.answers) > 1
-
-
-@every_search
-@pytest.mark.parametrize("unit", ["seconds", "tokens"])
-@SEEDS
-def test_what_had_ended_when_the_budget_did_is_not_lost(search: StepSearch, unit: str, seed: int) -> None:
-    def slow(request: Request) -> Reply:
-        return Reply(wandering(request), latency=0.1 + request.seed % 100 / 100)
-
-    budget = Budget(seconds=2.5) if unit == "seconds" else Budget(tokens=90)
-    sampling = Sampling(max_tokens=8)
-    result, records = searched(search, slow, budget=budget, seed=seed, sampling=sampling)
-    if ended(records):
-        assert result.answer is not None
-        assert result.answer.extracted
-        assert result.answer.chosen != "forced at the end"
-
-
-def test_a_tree_of_dvts_that_was_cut_short_hands_in_what_had_ended_in_it() -> None:
-    """A path ends in the first round, but a better one goes on until the deadline."""
-
-    def write(request: Request) -> Reply:
-        if not request.path.steps and place(request) == 0:
-            return Reply("early \\boxed{1}", latency=0.1)
-        return Reply(f"{place(request)}\n\n", latency=0.4)
-
-    early = {"early \\boxed{1}": 0.0}
-    result, _ = searched(DVTS(n=4), write, budget=Budget(seconds=1.5), scorer=ByText(table=early))
-    assert result.answer is not None
-    assert [(vote.answer, vote.count) for vote in result.answer.votes] == [("1", 1)]

@@ -49,7 +49,7 @@ class Made:
 
 
 def tokens_of(pieces: Iterable[tuple[str, int]]) -> set[Token]:
-    found, path = set[Token](), ()
+    found, path = set[Token](), Token()
     for text, count in pieces:
         path = (*path, text)
         found |= {(*path, str(i)) for i in range(count)}

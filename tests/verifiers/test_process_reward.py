@@ -3,8 +3,10 @@ what it costs and what happens when it fails."""
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path as File
 from typing import Any, get_args
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.commands import cli
-from strategies import Beam, BestOfN
+from strategies import STRATEGIES, Beam, BestOfN
 from tests.fakes import PROBLEM, Dying, as_told, in_flight, solved, stepper, thinker
 from tests.tts.test_run import doing, done
 from tts.answers import Maths
@@ -21,7 +23,8 @@ from tts.backends.base import Request
 from tts.backends.fake import FAKE, FakeBackend, Judge, Opinion, Reply, silent
 from tts.cost import flops
 from tts.errors import UsageError
-from tts.journal import Ended, Header, MemoryJournal, Settled
+from tts.journal import Ended, Header, Journal, JsonlJournal, MemoryJournal, Settled
+from tts.replay import replay_file
 from tts.run import Run
 from tts.types import Budget, Looks, Message, Path, Problem, Remaining, Result, Sheet, Usage, number
 from verifiers import VERIFIERS, ProcessReward
@@ -294,7 +297,7 @@ def unheard(sheet: Sheet) -> Opinion:
     raise AssertionError("a replay asked for a reading")
 
 
-def search(journal: MemoryJournal, policy: FakeBackend, judges: FakeBackend, budget: Budget) -> Result:
+def search(journal: Journal, policy: FakeBackend, judges: FakeBackend, budget: Budget) -> Result:
     return solved(
         Beam(n=4, m=2),
         budget,
@@ -323,6 +326,16 @@ def test_a_replay_reads_nothing_and_comes_to_the_same(budget: Budget) -> None:
     assert any(isinstance(record, Settled) and record.verdicts for record in before)
     assert search(journal, FakeBackend(never), reader(unheard), budget) == first
     assert journal.records == before
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_a_journal_on_disk_is_read_back_without_any_model(budget: Budget, tmp_path: File) -> None:
+    file = tmp_path / "journal.jsonl"
+    with JsonlJournal(file) as journal:
+        first = search(journal, FakeBackend(stepper), reader(slowly), budget)
+    again, header = asyncio.run(replay_file(file, STRATEGIES, VERIFIERS))
+    assert again == first
+    assert set(header.models) == {"policy", "verifier"}
 
 
 @pytest.mark.parametrize("budget", BUDGETS, ids=str)

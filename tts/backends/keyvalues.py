@@ -13,7 +13,7 @@ from torch import Tensor
 
 HEADROOM = 64
 """Columns to spare whenever the tensors are laid out anew."""
-REMEMBERED = 256 << 20
+REMEMBERED = 1 << 30
 """Bytes of texts that are kept after their rows have gone, because more rows may come for them."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from strategies.tree import TreeSearch, ranked, repeated
+from strategies.tree import TreeSearch, distinct, ranked, repeated, spread
 from tts.run import Run
 from tts.types import Path
 
@@ -20,8 +20,8 @@ class Beam(TreeSearch):
 
     Departures: a finished path leaves the beam at once, whatever its score, and takes its place with it, so that at
     most N solutions are written; all of them are candidates. Fewer finished ones are not padded with copies. A path of
-    `depth` steps is a candidate as it stands, where the code has it written to its end; and prefixes of the same text
-    keep a place each, where the code can drop them.
+    `depth` steps is a candidate as it stands, where the code has it written to its end. Of prefixes that say the same
+    one is kept, as in the code; where there are fewer than N/M others, each has more than M next steps.
     """
 
     name: ClassVar[str] = "beam"
@@ -30,5 +30,5 @@ class Beam(TreeSearch):
     m: Annotated[int, Field(ge=1, le=1_000, description="continuations of a kept path (M)")] = 4
 
     async def allot(self, run: Run, paths: list[Path], width: int) -> list[Path]:
-        kept = ranked(paths)[: math.ceil(width / self.m)]
-        return repeated(kept, [self.m] * len(kept))[:width]
+        kept = distinct(ranked(paths))[: math.ceil(width / self.m)]
+        return repeated(kept, [self.m] * len(kept))[:width] if self.m * len(kept) >= width else spread(kept, width)

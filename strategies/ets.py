@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from strategies.allocation import balanced
 from strategies.clustering import clusters
 from strategies.pruning import survivors
 from strategies.rebase import Rebase
-from strategies.tree import repeated, values
+from strategies.tree import distinct, values
 from tts.run import Run
 from tts.types import Path
 
@@ -25,9 +26,9 @@ class ETS(Rebase):
     W being REBASE's counts, V the nodes of the tree behind some paths, C the clusters of what their newest steps say
     (lambda_b and lambda_d). All N_rem continuations then go to those that are kept.
 
-    Departures: newest steps are clustered by their words (`strategies.clustering`), not by a language model; node costs
-    can be counted in tokens, which is what the cache holds; where neither weighs anything, nothing is pruned and all is
-    REBASE.
+    Departures: paths that say the same are one leaf, with the counts of all of them. Newest steps are clustered by
+    their words (`strategies.clustering`), not by a language model; node costs can be counted in tokens, which is what
+    the cache holds; where neither weighs anything, nothing is pruned and all is REBASE.
     """
 
     name: ClassVar[str] = "ets"
@@ -49,31 +50,34 @@ class ETS(Rebase):
 
     async def _pruned(self, run: Run, paths: list[Path], width: int) -> list[Path]:
         counts = balanced(values(paths), width, self.temperature, run.rng)
-        nodes, sizes = numbered(paths)
-        groups = await run.compute(clusters, [path.steps[-1].text for path in paths], self.distance)
+        weights: dict[str, float] = {}
+        for path, count in zip(paths, counts, strict=True):
+            weights[path.text] = weights.get(path.text, 0.0) + count
+        leaves = distinct(paths)
+        nodes, sizes = numbered(leaves)
+        groups = await run.compute(clusters, [path.steps[-1].text for path in leaves], self.distance)
         kept = await run.compute(
             survivors,
-            [float(count) for count in counts],
+            [weights[path.text] for path in leaves],
             nodes,
-            groups or list(range(len(paths))),
+            groups or list(range(len(leaves))),
             self.sharing,
             self.coverage,
             sizes if self.per_token else None,
         )
-        return [paths[i] for i in kept] if kept else repeated(paths, [min(1, count) for count in counts])
+        return [leaves[i] for i in kept] if kept else [path for path in leaves if weights[path.text]]
 
 
 def numbered(paths: list[Path]) -> tuple[list[list[int]], list[float]]:
-    """The nodes behind each path, the oldest first, and each node's tokens: steps that paths share have one number."""
-    numbers: dict[str, int] = {}
+    """The nodes behind each path, the oldest first, and each node's tokens: beginnings that paths share have one
+    number, whoever wrote them."""
+    numbers: dict[tuple[int, str], int] = {}
     sizes: list[float] = []
     nodes = []
     for path in paths:
-        chain = []
-        for i, step in enumerate(path.steps):
-            known = numbers.setdefault(step.key or f"{path.origin}/{i}", len(sizes))
-            if known == len(sizes):
+        beginnings = list(enumerate(accumulate(step.text for step in path.steps)))
+        for beginning, step in zip(beginnings, path.steps, strict=True):
+            if numbers.setdefault(beginning, len(sizes)) == len(sizes):
                 sizes.append(float(step.tokens))
-            chain.append(known)
-        nodes.append(chain)
+        nodes.append([numbers[beginning] for beginning in beginnings])
     return nodes, sizes

@@ -92,8 +92,6 @@ class _Node:
     """CONT: of what was born below the children."""
     itself: Rewards = field(default_factory=Rewards)
     """Of the node and of all that was born below it, by which its parent chooses among its children."""
-    ended: bool = False
-    """Whether it can have no children."""
 
 
 class Tree:
@@ -105,10 +103,9 @@ class Tree:
     A node without children always generates. A score counts for the GEN of the new node's parent, and for every node
     on the way there: for itself, and for the CONT of its parent.
 
-    Departures: one model only, so no choice among models. Nobody goes on to a child that has ended; a node that has no
-    other generates. And an ask counts, until it is told or forgotten, as a provisional reward of 0 for all that chose
-    it, like a virtual loss (Chaslot et al. 2008, "Parallel Monte-Carlo tree search"): otherwise a batch of asks differs
-    by chance alone, as it does in the public code.
+    Departures: one model only, so no choice among models. And an ask counts, until it is told or forgotten, as a
+    provisional reward of 0 for all that chose it, like a virtual loss (Chaslot et al. 2008, "Parallel Monte-Carlo tree
+    search"): otherwise a batch of asks differs by chance alone, as it does in the public code.
 
     Rewards are in [0, 1]. All randomness is the caller's, so a replay grows the same tree.
     """
@@ -137,14 +134,13 @@ class Tree:
             arm.pending += 1
         return node
 
-    def tell(self, node: int, score: float, *, ended: bool = False) -> int:
-        """The child that `node` was asked for, with its score; its number is returned. One that has `ended` is never
-        asked for children of its own."""
+    def tell(self, node: int, score: float) -> int:
+        """The child that `node` was asked for, with its score; its number is returned."""
         assert 0.0 <= score <= 1.0, f"{score} is not a reward from 0 to 1"
         self.forget(node)
         for arm in self._arms(node):
             arm.add(score)
-        born = _Node(parent=node, ended=ended)
+        born = _Node(parent=node)
         born.itself.add(score)
         self._nodes[node].children.append(len(self._nodes))
         self._nodes.append(born)
@@ -158,10 +154,9 @@ class Tree:
 
     def _choose(self, node: _Node, rng: random.Random) -> int | None:
         """The child to go on to; None to generate a new one."""
-        onward = [child for child in node.children if not self._nodes[child].ended]
-        if not onward or self._prior.draw(node.generated, rng) >= self._prior.draw(node.continued, rng):
+        if not node.children or self._prior.draw(node.generated, rng) >= self._prior.draw(node.continued, rng):
             return None
-        return max(onward, key=lambda child: self._prior.draw(self._nodes[child].itself, rng))
+        return max(node.children, key=lambda child: self._prior.draw(self._nodes[child].itself, rng))
 
     def _arms(self, node: int) -> Iterator[Rewards]:
         """All that had to be chosen for a child of `node` to be born."""

@@ -38,9 +38,13 @@ class StepSearch(Strategy):
 
     async def step(self, run: Run, paths: Sequence[Path]) -> list[Path]:
         """One more step of every path, scored; a path that stands there several times goes on in as many ways."""
+        return await run.score(await self.grow(run, paths))
+
+    async def grow(self, run: Run, paths: Sequence[Path]) -> list[Path]:
+        """One more step of every path."""
         most = min(self.step_tokens, run.sampling.max_tokens)
         sampling = run.sampling.model_copy(update={"max_tokens": most})
-        return await run.score(await run.sample(paths, sampling=sampling, until=(run.problem.step_end,)))
+        return await run.sample(paths, sampling=sampling, until=(run.problem.step_end,))
 
     def goes_on(self, run: Run, path: Path) -> bool:
         return path.finish is None and path.tokens < run.sampling.max_tokens and len(path.steps) < self.depth
@@ -99,6 +103,17 @@ def ranked(paths: Sequence[Path]) -> list[Path]:
     """By falling score; equals in the order in which they came."""
     scored = zip(values(paths), paths, strict=True)
     return [path for _, path in sorted(scored, key=lambda each: -each[0])]
+
+
+def distinct(paths: Sequence[Path]) -> list[Path]:
+    """The first of those that say the same."""
+    return list({path.text: path for path in reversed(paths)}.values())[::-1]
+
+
+def spread(paths: Sequence[Path], width: int) -> list[Path]:
+    """`width` continuations, the same number for each path, and one more for the first ones."""
+    each, more = divmod(width, len(paths))
+    return repeated(paths, [each + (i < more) for i in range(len(paths))])
 
 
 def repeated(paths: Sequence[Path], counts: Sequence[int]) -> list[Path]:

@@ -29,6 +29,9 @@ from tts.backends.fake import Opinion, Reply
 from tts.errors import NoSamples
 from tts.types import Result, Sampling, Sheet
 
+ROUNDS = [search for search in SEARCHES if not isinstance(search, ABMCTS)]
+"""Searches that ask for many steps at once, and judge all of them."""
+
 
 def chosen_of(result: Result) -> str:
     """The answer, which the search itself has found."""
@@ -160,7 +163,7 @@ def test_paths_are_longer_than_max_tokens_by_less_than_a_step(search: StepSearch
     assert max(path.tokens for path in paths_of(records).values()) == 12
 
 
-@every_search
+@pytest.mark.parametrize("search", ROUNDS, ids=lambda search: search.name)
 def test_children_that_say_the_same_are_read_once(search: StepSearch) -> None:
     def write(request: Request) -> str:
         return "the same\n\n" if len(request.path.steps) < 2 else "the same \\boxed{42}"
@@ -179,7 +182,7 @@ def test_where_every_call_fails_the_job_says_so(search: StepSearch) -> None:
         searched(search, lambda request: Reply("", error="overloaded"))
 
 
-@every_search
+@pytest.mark.parametrize("search", ROUNDS, ids=lambda search: search.name)
 def test_where_every_call_fails_after_the_first_step_the_answer_is_of_what_had_ended(search: StepSearch) -> None:
     """The last of a batch ends at once, and nobody survives the second step."""
 

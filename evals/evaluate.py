@@ -17,6 +17,7 @@ from tts.errors import NoSamples, PromptTooLong, TTSError, UsageError
 from tts.lines import Lines
 from tts.run import all_of
 from tts.solve import solve
+from tts.strategy import Strategy
 from tts.trace import idle
 from tts.types import Completion, Result, number
 
@@ -93,7 +94,7 @@ class _Evaluation:
     def _pool(self, item: Item, seed: int, todo: Iterable[tuple[Method, Cell]]) -> Backend:
         if any(cell.unit == "seconds" for _, cell in todo) or is_virtual(self._backend):
             return self._backend  # what costs time must take time; and recorded samples are shared already
-        sizes = [getattr(m.at(cell, self._backend.info.parameters), "n", 1) for m, cell in todo]
+        sizes = [getattr(self._strategy(m, cell), "n", 1) for m, cell in todo]
 
         async def record(place: int, completion: Completion) -> None:
             answer = item.problem.kind.extract(completion.text, completion.finish == "stop")
@@ -115,11 +116,14 @@ class _Evaluation:
         known = self._drawn.get((item.problem.id, seed), {})
         return Pool(self._backend, job_seed(item, seed), max(sizes), known, record)
 
+    def _strategy(self, method: Method, cell: Cell) -> Strategy:
+        return method.at(cell, self._backend.info.parameters, self._settings.sampling.max_tokens)
+
     async def _row(self, item: Item, seed: int, method: Method, cell: Cell, backend: Backend) -> Row:
         try:
             result = await solve(
                 item.problem,
-                method.at(cell, backend.info.parameters),
+                self._strategy(method, cell),
                 {"policy": backend, **method.models},
                 budget=cell.budget(self._settings.sampling),
                 scorer=method.verifier,

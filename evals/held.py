@@ -52,5 +52,5 @@ def _incomplete(bank: Bank, counts: Sequence[int]) -> UsageError:
 
 def _samples(method: Method, cell: Cell, bank: Bank) -> int:
     """How many samples such a job may draw, and is sure to be able to pay."""
-    strategy = method.at(cell, bank.manifest.model.parameters)
+    strategy = method.at(cell, bank.manifest.model.parameters, bank.manifest.sampling.max_tokens)
     return min(getattr(strategy, "n", 1), int(cell.amount))

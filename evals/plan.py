@@ -29,12 +29,15 @@ class Method:
     models: Mapping[Role, Backend] = field(default_factory=dict)
     """Those that its verifier asks."""
 
-    def at(self, cell: Cell, parameters: int) -> Strategy:
-        """The strategy for one budget; `parameters` are the policy's weights."""
+    def at(self, cell: Cell, parameters: int, longest: int) -> Strategy:
+        """The strategy for one budget; `parameters` are the policy's weights, `longest` the most tokens of a sample.
+        A search that grows paths side by side must be able to bring all of them to their end, read as they are."""
+        together = self.strategy.together
+        tokens, read = (longest, 2 * longest) if together else (TOKENS_PER_SAMPLE, TOKENS_PER_SAMPLE)
         samples = {
             "samples": cell.amount,
-            "tokens": cell.amount / TOKENS_PER_SAMPLE,
-            "flops": cell.amount / (2 * parameters) / TOKENS_PER_SAMPLE,
+            "tokens": cell.amount / tokens,
+            "flops": cell.amount / (2 * parameters) / read,
         }.get(cell.unit)
         if self.fixed or samples is None or "n" not in type(self.strategy).model_fields:
             return self.strategy

@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -132,7 +133,7 @@ def rehearsed(bank: Bank, plan: Whatif, baseline: str | None, observe: Callable[
             told = rehearse(
                 stage,
                 item.problem,
-                method.at(cell, tariff.model.parameters),
+                method.at(cell, tariff.model.parameters, manifest.sampling.max_tokens),
                 budget=cell.budget(manifest.sampling),
                 sampling=manifest.sampling,
                 scorer=method.verifier,
@@ -212,13 +213,16 @@ class _Judge:
 
 
 def _pooled(stage: Stage, judge: _Judge) -> Pooled:
+    """Counted by different samples: many say the same, and most others cost the same."""
     deck, kind = stage.deck, judge.item.problem.kind
-    answers = (kind.extract(text, finish == "stop") for text, finish in zip(deck.texts, deck.finishes, strict=True))
+    lengths, texts = Counter(deck.lengths), Counter(zip(deck.texts, deck.finishes, strict=True))
     first, further = (
-        sum(stage.tariff.spend(deck.usage(tokens, 0.0, first)).flops for tokens in deck.lengths) / len(deck.keys)
+        sum(n * stage.tariff.spend(deck.usage(tokens, 0.0, first)).flops for tokens, n in lengths.items())
+        / len(deck.keys)
         for first in (True, False)
     )
-    right = sum(answer is not None and judge(answer) for answer in answers)
+    answers = ((kind.extract(text, finish == "stop"), n) for (text, finish), n in texts.items())
+    right = sum(n for answer, n in answers if answer is not None and judge(answer))
     return Pooled(len(deck.keys), right, first, further)
 
 

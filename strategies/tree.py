@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ class StepSearch(Strategy):
     them may exceed. Whatever left is a candidate, as far as it states an answer where the model has not ended it. No
     path is copied to make up for one that is missing.
     """
+
+    together: ClassVar[bool] = True
 
     n: Annotated[int, Field(ge=1, le=100_000, description="paths grown at once, and solutions wanted (N)")] = 16
     step_tokens: Annotated[int, Field(ge=1, description="longest step")] = 256

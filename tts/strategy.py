@@ -28,6 +28,8 @@ class Strategy(BaseModel, ABC):
     """Raised when the same parameters make other calls: journals of another version are not replayed."""
     when: ClassVar[str]
     """One sentence on when to use it."""
+    together: ClassVar[bool] = False
+    """Whether its `n` solutions are grown side by side: a budget that cannot end all of them ends none."""
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -36,7 +36,7 @@ $(DEV): $(LOCAL)
 	$(PIP) --editable '.[local,evals,dev]'
 	@touch $@
 
-# Hours on two cores; interrupted, it goes on where it was.
+# About an hour on two cores; interrupted, it goes on where it was.
 banks: $(LOCAL)
 	$(RUN)tts bank fill countdown --split test --limit 1000 --samples 256
 	$(RUN)tts bank fill chain --split test --limit 2000 --samples 256

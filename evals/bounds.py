@@ -31,7 +31,8 @@ def allocated(pools: Mapping[str, Pooled], compute: float) -> float:
     gains, costs = (np.concatenate(each) for each in zip(*map(_pieces, pools.values()), strict=True))
     order = np.argsort(-gains / costs, kind="stable")
     bought, paid = np.cumsum(gains[order]), np.cumsum(costs[order])
-    return float(np.interp(compute * len(pools), [0.0, *paid], [0.0, *bought])) / len(pools)
+    covered = float(np.interp(compute * len(pools), [0.0, *paid], [0.0, *bought])) / len(pools)
+    return round(covered, 9)  # adding up thousands of pieces leaves noise behind that
 
 
 def _pieces(pool: Pooled) -> tuple[Array, Array]:

@@ -9,15 +9,27 @@ from evals.records import Cell
 from evals.suites import Item
 from tts.bank import Bank
 from tts.errors import UsageError, counted
+from tts.strategy import Strategy
 from tts.types import Path
 
 
 def check_plan(bank: Bank, plan: Plan) -> None:
     """Refuse a plan with problems of which the bank does not hold all samples, or not as many as are asked for."""
+    bank.check_whole()
+    for method in plan.methods:
+        check_whole_samples(bank, method.strategy)
     counts = _held(bank, plan.items)
     if 0 in counts:
         raise _incomplete(bank, counts)
     check_samples(bank, counts, plan.cells())
+
+
+def check_whole_samples(bank: Bank, strategy: Strategy) -> None:
+    """Refuse a strategy that goes on where a path stands."""
+    if "continue" in strategy.needs:
+        raise UsageError(
+            f"{strategy.name} continues paths, and {bank.folder} holds whole samples; run it live, with another backend"
+        )
 
 
 def check_samples(bank: Bank, counts: Sequence[int], cells: Iterable[tuple[Method, Cell]]) -> None:
@@ -29,8 +41,8 @@ def check_samples(bank: Bank, counts: Sequence[int], cells: Iterable[tuple[Metho
     if lacking:
         raise UsageError(
             f"for {counted(most, 'sample')} a job, {bank.folder} lacks {counted(sum(lacking), 'sample')} of "
-            f"{counted(len(lacking), 'problem')}; fill it up with tts bank fill --samples {most}, or ask for no more "
-            f"than {min(counts)}"
+            f"{counted(len(lacking), 'problem')}; fill it up with {bank.refill(len(counts), most)}, or ask for "
+            f"no more than {min(counts)}"
         )
 
 
@@ -43,10 +55,12 @@ def _held(bank: Bank, items: Sequence[Item]) -> list[int]:
 
 def _incomplete(bank: Bank, counts: Sequence[int]) -> UsageError:
     source, complete, first = bank.manifest.source, sum(count > 0 for count in counts), counts.index(0)
+    most = max([*counts, 1])
     fewer = f"ask for fewer with --limit {first}, or " if first else ""
+    more = f"{fewer}fill it up with {bank.refill(len(counts), most)}" if complete else "name a bank of these problems"
     return UsageError(
         f"of the {counted(len(counts), 'problem')} asked for, {bank.folder} ({source.suite}, {source.split}) holds "
-        f"{complete:,} complete; {fewer}fill it up with tts bank fill --limit {len(counts)}"
+        f"{complete:,} complete; {more}"
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 from evals.bounds import Pooled, allocated
 from evals.evaluate import GRADING_SECONDS, graded
-from evals.held import check_samples
+from evals.held import check_samples, check_whole_samples
 from evals.lab.splits import Split
 from evals.plan import Method
 from evals.records import Cell, Row, Settings, Unit
@@ -68,6 +68,7 @@ def problems_of(bank: Bank, data: File | None = None) -> tuple[Suite, list[Item]
     """The suite that a bank was filled from and those of its problems that the bank holds, with their references.
     `data` is the file they came from, if it was one."""
     source = bank.manifest.source
+    bank.check_whole()
     if source.suite not in SUITES:
         raise unknown("suite", source.suite, SUITES)
     if source.data != digested(data):
@@ -123,6 +124,7 @@ def rehearsed(bank: Bank, plan: Whatif, baseline: str | None, observe: Callable[
     pools: dict[str, Pooled] = {}
     began = time.perf_counter()
     for method in plan.methods:
+        check_whole_samples(bank, method.strategy)
         check(method.strategy, plan.items[0].problem, method.verifier, served(bank.manifest.model))
     counts = bank.counts()
     check_samples(bank, [counts[item.problem.id] for item in plan.drawn()], plan.cells())

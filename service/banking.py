@@ -91,7 +91,8 @@ def _facts(bank: Bank) -> dict[str, Any]:
         "problems": len(bank.problems),
         "samples": samples,
         "per problem": f"{min(counts.values(), default=0)} to {max(counts.values(), default=0)}",
-        "unfinished": bank.unfinished(),
+        "unfinished": max(0, bank.unfinished()),
+        "lost": sum(bank.lacking.values()),
         "tokens": tokens,
         "bytes": size,
         "bytes a token": round(size / recorded, 2) if recorded else None,  # those of unfinished problems are kept too

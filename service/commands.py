@@ -161,7 +161,9 @@ def replay(journal_file: File, as_json: bool) -> None:
 )
 @click.option("--usd", type=float, multiple=True, metavar="$…", help="Budgets in dollars; needs --prices.")
 @click.option("--flops", type=float, multiple=True, metavar="F…", help="Budgets in floating-point operations.")
-@click.option("--samples", type=int, multiple=True, metavar="N…", help="Numbers of samples, each paid in full.")
+@click.option(
+    "--samples", type=click.IntRange(1), multiple=True, metavar="N…", help="Numbers of samples, each paid in full."
+)
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Repetitions, seeds 0, 1, …")
 @click.option("--limit", type=click.IntRange(1), help="Problems.  [default: 100 of the lab's, all of a data set]")
 @click.option("--split", type=click.Choice(["train", "dev", "test"]), help="Default: dev in the lab, else test.")
@@ -272,7 +274,7 @@ def bank_merge(folders: tuple[File, ...], out: File) -> None:
 @click.option("--flops", type=float, multiple=True, metavar="F…", help="Budgets in floating-point operations.")
 @click.option(
     "--samples",
-    type=int,
+    type=click.IntRange(1),
     multiple=True,
     metavar="N…",
     help="Numbers of samples, each paid in full.  [default: 1 2 4 …, as many as every problem has]",

@@ -119,6 +119,7 @@ class Rehearsal:
         self, stage: Stage, budget: Budget, sampling: Sampling, scorer: Verifier | None = None, seed: int = 0
     ) -> None:
         self.rng, self.runner = random.Random(f"{seed}/"), None
+        self.problem: Problem | None = None
         self.now, self.reasons = 0.0, set[Reason]()
         self.arrived: list[Path] = []
         self.looked = 0
@@ -200,7 +201,14 @@ class Rehearsal:
         """Not on recorded samples, yet."""
         raise UsageError("branches are not rehearsed; run this strategy on the bank as a backend")
 
-    arrivals = delegate = read = choose = gather
+    arrivals = delegate = choose = gather
+
+    def read(self, *_: object, **__: object) -> NoReturn:
+        """Nobody is there to read."""
+        raise UsageError(
+            f"{self._stage.deck.bank.folder} answers for the policy only; for a reward model that has read it, score "
+            "with recorded:by=NAME"
+        )
 
     def _play(self, key: str, count: int, most: int) -> list[Path]:
         """Deal so many samples, as the ledger grants them, and let time pass until all have ended."""
@@ -256,6 +264,7 @@ def rehearse(
 ) -> Rehearsed:
     """One job on the samples of one problem; the seed decides which of them it is dealt."""
     run = Rehearsal(stage, budget, sampling, scorer, seed)
+    run.problem = problem
     answers, answer = strategy.search(problem, cast(Run, run)), None
     while True:
         try:

@@ -172,8 +172,8 @@ def test_more_samples_than_there_are_is_refused_before_anything_is_rehearsed(tmp
     filled(tmp_path, toy(2), 4)
     filled(tmp_path, toy(), 3, seed=1)
     complaint = (
-        "for 9 samples a job, .* lacks 28 samples of 6 problems; fill it up with tts bank fill --samples 9, or ask for "
-        "no more than 3"
+        "for 9 samples a job, .* lacks 28 samples of 6 problems; fill it up with tts bank fill chain --split test "
+        "--limit 6 --samples 9 --out .*, or ask for no more than 3"
     )
     with pytest.raises(UsageError, match=complaint):
         told(tmp_path, ("samples", 2.0), ("samples", 9.0))

@@ -130,10 +130,16 @@ def test_a_plan_that_a_bank_does_not_hold_is_refused_before_anything_runs(
     def run(data: Path, *arguments: object) -> Result:
         return tts("eval", "gsm8k", "--data", data, "--backend", f"bank:{bank}", "--out", out, *arguments)
 
-    holds, fill = f"asked for, {bank} (gsm8k, test) holds", "fill it up with tts bank fill --limit"
+    holds, fill = (
+        f"asked for, {bank} (gsm8k, test) holds",
+        "fill it up with tts bank fill gsm8k --data problems.jsonl --limit",
+    )
     for data, complaint in (
-        (more, f"of the 5 problems {holds} 4 complete; ask for fewer with --limit 3, or {fill} 5\n"),
-        (other, f"of the 1 problem {holds} 0 complete; {fill} 1\n"),
+        (
+            more,
+            f"of the 5 problems {holds} 4 complete; ask for fewer with --limit 3, or {fill} 5 --samples 8 --out {bank}",
+        ),
+        (other, f"of the 1 problem {holds} 0 complete; name a bank of these problems\n"),
     ):
         result = run(data, "--tokens", 100)
         assert (result.exit_code, complaint in result.stderr) == (2, True)
@@ -165,3 +171,22 @@ def test_what_cannot_be_done_is_refused_in_one_line(
     assert result.exit_code == 2
     assert complaint in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_what_recorded_samples_cannot_answer_is_refused_with_the_reason(bank: Path, problems: Path) -> None:
+    run = ("whatif", bank, "--data", problems, "--samples", 2, "--resamples", 4)
+    continued = tts(*run, "--strategy", "rebase")
+    assert (continued.exit_code, "holds whole samples; run it live" in continued.stderr) == (2, True)
+    read = tts(*run, "--strategy", "best_of_n@prm:model=local:x")
+    assert (read.exit_code, "answers for the policy only" in read.stderr) == (2, True)
+    assert "recorded:by=NAME" in read.stderr
+
+
+def test_a_bank_that_lost_a_file_is_refused(bank: Path, problems: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(bank, copied)
+    for file in (copied / "samples").iterdir():
+        file.unlink()
+    assert json.loads(tts("bank", "show", copied, "--json").stdout)["lost"] == 32
+    refused = tts("whatif", copied, "--data", problems, "--samples", 2)
+    assert (refused.exit_code, "has lost 32 samples of 4 problems" in refused.stderr) == (2, True)

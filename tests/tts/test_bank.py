@@ -143,3 +143,31 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         Bank(folder)
     with pytest.raises(UsageError, match="is no bank"):
         Bank(tmp_path)
+
+
+def test_a_bank_whose_file_is_gone_says_so_and_the_same_filling_heals_it(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "bank")
+    for file in (folder / SAMPLES).iterdir():
+        file.unlink()
+    lost = Bank(folder)
+    assert lost.lacking == {"a": 3, "b": 3}
+    with pytest.raises(
+        UsageError, match=r"has lost 6 samples of 2 problems.*bank fill chain --split dev --limit 2 --sa"
+    ):
+        lost.check_whole()
+    with Filling(folder, MANIFEST) as filling:
+        assert filling.known("a", 0, 3) == {}
+    filled(folder)
+    healed = Bank(folder)
+    healed.check_whole()
+    assert healed.counts() == {"a": 3, "b": 3}
+
+
+def test_damaged_bytes_behind_an_intact_end_are_named_with_their_file(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "bank", samples=40)
+    (file,) = (folder / SAMPLES).iterdir()
+    whole = bytearray(file.read_bytes())
+    whole[4 : len(whole) // 3] = b"\xff" * (len(whole) // 3 - 4)
+    file.write_bytes(whole)
+    with pytest.raises(UsageError, match=r"00000.parquet is damaged"):
+        Bank(folder).samples("a")

@@ -49,6 +49,8 @@ class Filling:
         self._asked, self._complete = Lines(folder / PROBLEMS, Asked), Lines(folder / COMPLETE, Complete)
         self._bank = bank = Bank(folder)
         self._problems, self._finished, self._tokens = bank.problems, set(bank.finished), 0
+        # Of what was lost nothing counts as finished.
+        self._finished -= {each for each in self._finished if each.problem in bank.lacking}
         self._known = {(name, *key) for name in bank.problems for key in bank.rows(name, unfinished=True)[0]}
 
     def known(self, problem: str, seed: int, below: int) -> dict[int, Completion]:
@@ -110,7 +112,8 @@ class Filling:
 def merge(banks: Sequence[Bank], folder: File) -> None:
     """A new bank of the samples and scores of several, all of one model, one way of sampling and one source."""
     first = banks[0]
-    for bank in banks[1:]:
+    for bank in banks:
+        bank.check_whole()
         _same(first.folder, first.manifest, bank.manifest)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     for taken in (folder, unfinished):

@@ -56,7 +56,29 @@ class Bank:
         if strange := (self._places.keys() | self._loose.keys()) - self.problems.keys():
             lacking = counted(len(strange), "problem")
             raise UsageError(f"{folder / PROBLEMS} is damaged: it lacks {lacking} of which there are samples")
+        self.lacking = {each: n for each in self.problems if (n := self._lacking(each)) > 0}
+        """Problems of which samples are gone that were there, and how many at least."""
         self._scores: dict[str, tuple[ModelInfo, Mapping[str, list[Place]]]] = {}
+
+    def _lacking(self, problem: str) -> int:
+        there = sum(place.rows for place in self._places.get(problem, ())) + len(self._loose.get(problem, ()))
+        return sum(self._complete[problem].values()) - there
+
+    def check_whole(self) -> None:
+        """Refuse a bank that says of samples that they are there when they are gone."""
+        if self.lacking:
+            gone, problems = sum(self.lacking.values()), counted(len(self.lacking), "problem")
+            most = max(sum(seeds.values()) for seeds in self._complete.values())
+            raise UsageError(
+                f"{self.folder} has lost {counted(gone, 'sample')} of {problems}: a file in {SAMPLES} is gone; draw "
+                f"them again with {self.refill(len(self.problems), most)}"
+            )
+
+    def refill(self, limit: int, samples: int) -> str:
+        """The command that draws what so many samples of so many problems lack."""
+        source = self.manifest.source
+        data = f" --data {source.data.partition(',')[0]}" if source.data else f" --split {source.split}"
+        return f"tts bank fill {source.suite}{data} --limit {limit} --samples {samples} --out {self.folder}"
 
     @cached_property
     def by_origin(self) -> dict[str, Asked]:
@@ -129,7 +151,10 @@ class Bank:
         """What a verifier said of a problem's samples."""
         if verifier not in self.verifiers:
             known = f"those of {', '.join(self.verifiers)}" if self.verifiers else "none"
-            raise UsageError(f"{self.folder} holds no scores of {verifier}; it has {known}")
+            raise UsageError(
+                f"{self.folder} holds no scores of {verifier}; it has {known}. The lab's reward models read a bank "
+                f"with python -m evals.lab.read {self.folder} --rewards {verifier}"
+            )
         if verifier not in self._scores:
             folder = self.folder / SCORES / verifier
             self._scores[verifier] = read_model(folder), places_in(folder, self.manifest.fingerprint)

@@ -54,11 +54,16 @@ class Place(NamedTuple):
     file: pq.ParquetFile
     group: int
 
+    @property
+    def rows(self) -> int:
+        rows: int = self.file.metadata.row_group(self.group).num_rows
+        return rows
+
     def read(self, *columns: str) -> dict[str, list[Any]]:
         """Some columns of all rows."""
         try:
             found: dict[str, list[Any]] = self.file.read_row_group(self.group, columns=list(columns)).to_pydict()
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
             raise _damaged(self.name, error) from error
         if len(found) < len(columns):
             raise UsageError(f"{self.name} lacks the columns {', '.join(set(columns) - found.keys())}; take it out")

@@ -1,6 +1,6 @@
-"""Test every claim of `claims.toml` at once.
+"""Test every claim of a family of `claims.toml` at once.
 
-    python -m evals.claims RUN_DIR…
+    python -m evals.claims RUN_DIR… --family choosing
 
 reads rows of `tts eval` and of `evals.runs.lab_rewards`. A claim about several training seeds reads several runs, one
 per model; a problem is one observation, however many seeds it was tried with.
@@ -10,34 +10,57 @@ from __future__ import annotations
 
 import tomllib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path as File
 from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from evals.records import Cell
+from evals.records import Cell, Row, Unit
 from evals.report import Section, read_sections
 from evals.script import Script
-from evals.statistics import Estimate, holm, mean_by_problem, p_value
+from evals.statistics import Estimate, holm, mean_by_problem, p_value, ratio_by_problem
 from tts.errors import UsageError
 
 FILE = File(__file__).parent / "claims.toml"
 
 
 class Claim(BaseModel):
-    """Ours at so many samples, against a control at equal total compute."""
+    """Ours at some amount of the family's unit, against a control at equal total compute, or at the same amount."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    hypothesis: Literal["better", "not worse", "smaller"]
+    ours: str
+    control: str
+    amount: float
+    margin: float = 0.0
+    """How much accuracy may be lost, as a share."""
+    ratio: float = 1.0
+    """Of ours to the control's mean resident tokens: the most there may be."""
+
+    def said(self, unit: Unit) -> str:
+        """The claim in words."""
+        at = f"{self.amount:g} {unit}"
+        if self.hypothesis == "smaller":
+            return f"{self.ours} holds at most {self.ratio:.3g} of the tokens of {self.control} at {at}"
+        return f"{self.ours} at {at} {self.hypothesis} than {self.control} at equal compute"
+
+
+class Family(BaseModel):
+    """Claims that are tested together on one run of a suite's test split, as it was promised."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     suite: str
-    hypothesis: Literal["better", "not worse"]
-    ours: str
-    control: str
-    samples: int
-    margin: float
+    unit: Unit
+    problems: int
+    sampling_seeds: int
+    models: int
+    claim: tuple[Claim, ...]
 
 
 class Claims(BaseModel):
@@ -45,21 +68,28 @@ class Claims(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    problems: int
-    sampling_seeds: int
-    training_seeds: int
     significance: float
-    claim: tuple[Claim, ...]
+    family: tuple[Family, ...]
 
 
 class Verdict(NamedTuple):
-    """What the rows say of one claim."""
+    """What the rows say of one claim: a difference in accuracy, or a ratio of resident tokens."""
 
     claim: Claim
-    difference: Estimate
+    found: Estimate
     problems: int
     runs: int
     p: float
+
+    def __str__(self) -> str:
+        if self.claim.hypothesis == "smaller":
+            return f"{self.found.mean:.3f} ({self.found.low:.3f} to {self.found.high:.3f})"
+        points = (f"{100 * each:+.2f}" for each in self.found)
+        return "{} ({} to {}) points".format(*points)
+
+
+Pairs = dict[str, tuple[list[float], list[float]]]
+"""Ours and the control's values by problem, one of each per run."""
 
 
 def read_claims(file: File = FILE) -> Claims:
@@ -67,67 +97,97 @@ def read_claims(file: File = FILE) -> Claims:
     return Claims.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
 
 
-def verdict(claim: Claim, sections: Sequence[Section]) -> Verdict:
+def verdict(claim: Claim, unit: Unit, sections: Sequence[Section]) -> Verdict:
     """Test one claim on all runs of its suite, before any adjustment."""
-    values: dict[str, list[float]] = defaultdict(list)
-    runs = 0
-    for section in sections:
-        cell = Cell(method=claim.ours, unit="samples", amount=claim.samples)
-        pair = section.paired(cell, claim.control) if section.settings.suite == claim.suite else None
-        if pair is None:
-            continue
-        runs += 1
-        for problem in pair[0].keys() & pair[1].keys():
-            values[problem].append(float(np.mean(pair[0][problem]) - np.mean(pair[1][problem])))
-    if not values:
+    pairs: Pairs = defaultdict(lambda: ([], []))
+    measure = _resident if claim.hypothesis == "smaller" else _right
+    runs = sum(measure(claim, unit, section, pairs) for section in sections)
+    if not pairs:
+        where = "at that number" if claim.hypothesis == "smaller" else "at equal compute"
         raise UsageError(
-            f"no run holds {claim.ours} at {claim.samples} samples and {claim.control} at equal compute; if the "
-            f"control's curve ends before, a pool of more samples reaches there"
+            f"no run holds {claim.ours} at {claim.amount:g} {unit} and {claim.control} {where}; if the control's curve "
+            f"ends before, a run of larger budgets reaches there"
         )
-    ordered = {problem: values[problem] for problem in sorted(values)}
-    threshold = 0.0 if claim.hypothesis == "better" else -claim.margin
-    p = p_value([float(np.mean(each)) for each in ordered.values()], threshold)
-    return Verdict(claim, mean_by_problem(ordered), len(ordered), runs, p)
+    both = [(float(np.mean(ours)), float(np.mean(theirs))) for _, (ours, theirs) in sorted(pairs.items())]
+    if claim.hypothesis == "smaller":
+        p = p_value([claim.ratio * theirs - ours for ours, theirs in both], 0.0)
+        return Verdict(claim, ratio_by_problem(both), len(both), runs, p)
+    differences = [ours - theirs for ours, theirs in both]
+    p = p_value(differences, 0.0 if claim.hypothesis == "better" else -claim.margin)
+    found = mean_by_problem({str(i): [each] for i, each in enumerate(differences)})
+    return Verdict(claim, found, len(both), runs, p)
 
 
-def lacking(claims: Claims, found: Verdict, sections: Sequence[Section]) -> str:
+def _right(claim: Claim, unit: Unit, section: Section, pairs: Pairs) -> bool:
+    """Add whether each problem was solved, here and by the control at equal compute; whether there was both."""
+    pair = section.paired(Cell(method=claim.ours, unit=unit, amount=claim.amount), claim.control)
+    for problem in (pair[0].keys() & pair[1].keys()) if pair else ():
+        for values, each in zip(pairs[problem], pair or (), strict=True):
+            values.append(float(np.mean(each[problem])))
+    return pair is not None
+
+
+def _resident(claim: Claim, unit: Unit, section: Section, pairs: Pairs) -> bool:
+    """Add the mean tokens that were resident after each selection, at the same amount; whether there was both."""
+    both = [
+        _by_problem(row for row in section.rows if row.cell == Cell(method=method, unit=unit, amount=claim.amount))
+        for method in (claim.ours, claim.control)
+    ]
+    shared = both[0].keys() & both[1].keys()
+    for problem in shared:
+        for values, each in zip(pairs[problem], both, strict=True):
+            values.append(float(np.mean(each[problem])))
+    return bool(shared)
+
+
+def _by_problem(rows: Iterable[Row]) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.selections:
+            values[row.problem].append(row.kept / row.selections)
+    return values
+
+
+def lacking(family: Family, found: Verdict, sections: Sequence[Section]) -> str:
     """What the rows lack of the committed design; nothing where they are what was promised."""
-    own = [section for section in sections if section.settings.suite == found.claim.suite]
-    seeds = min(len({row.seed for row in section.rows}) for section in own)
+    seeds = min(len({row.seed for row in section.rows}) for section in sections)
     wants = (
-        (", ".join(sorted({section.settings.split for section in own})), "test", "split"),
-        (found.problems, claims.problems, "problems"),
-        (seeds, claims.sampling_seeds, "sampling seeds"),
-        (found.runs, claims.training_seeds, "models"),
+        (", ".join(sorted({section.settings.split for section in sections})), "test", "split"),
+        (found.problems, family.problems, "problems"),
+        (seeds, family.sampling_seeds, "sampling seeds"),
+        (found.runs, family.models, "models"),
     )
     return ", ".join(f"{what} {is_} instead of {promised}" for is_, promised, what in wants if is_ != promised)
 
 
-def main(folders: Sequence[File]) -> None:
-    """Print a line per claim, Holm-adjusted over all of them. A claim that cannot be tested counts as one with p = 1;
+def main(folders: Sequence[File], family: str) -> None:
+    """Print a line per claim, Holm-adjusted over its family. A claim that cannot be tested counts as one with p = 1;
     rows that are not what was promised decide nothing."""
-    claims, sections = read_claims(), read_sections(folders)
+    claims = read_claims()
+    named = {each.name: each for each in claims.family}
+    if family not in named:
+        raise UsageError(f"no family of claims is called {family!r}; there are {', '.join(named)}")
+    _judge(named[family], claims.significance, read_sections(folders))
+
+
+def _judge(family: Family, significance: float, sections: Sequence[Section]) -> None:
+    own = [section for section in sections if section.settings.suite == family.suite]
     found: dict[str, Verdict] = {}
-    for claim in claims.claim:
+    for claim in family.claim:
         try:
-            found[claim.name] = verdict(claim, sections)
+            found[claim.name] = verdict(claim, family.unit, own)
         except UsageError as error:
             print(f"not tested     {claim.name}: {error}")
-    adjusted = holm({claim.name: found[claim.name].p if claim.name in found else 1.0 for claim in claims.claim})
+    adjusted = holm({claim.name: found[claim.name].p if claim.name in found else 1.0 for claim in family.claim})
     for name, each in found.items():
-        claim, difference, p = each.claim, each.difference, adjusted[name]
-        short = lacking(claims, each, sections)
-        holds = "undecided" if short else "holds" if p < claims.significance else "does not hold"
-        points = f"{100 * difference.mean:+.2f} ({100 * difference.low:+.2f} to {100 * difference.high:+.2f})"
-        said = f"{claim.ours} at {claim.samples} samples {claim.hypothesis} than {claim.control} at equal compute"
-        size = f"{each.problems} problems, {each.runs} models"
-        print(
-            f"{holds:<13}  {claim.name}: {said}: {points} points, Holm p {p:.4f}; {size}"
-            + (f"; {short}" if short else "")
-        )
+        p, short = adjusted[name], lacking(family, each, own)
+        holds = "undecided" if short else "holds" if p < significance else "does not hold"
+        size = f"{each.problems} problems, {each.runs} models{f'; {short}' if short else ''}"
+        print(f"{holds:<13}  {name}: {each.claim.said(family.unit)}: {each}, Holm p {p:.4f}; {size}")
 
 
 if __name__ == "__main__":
     script = Script(__doc__)
     script.add_argument("folders", type=File, nargs="+", metavar="RUN_DIR")
+    script.add_argument("--family", required=True, help="which claims; each was declared with a run of its own")
     script.run(main)

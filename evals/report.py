@@ -30,11 +30,20 @@ Values = dict[str, list[float]]
 """One value per seed, by problem."""
 
 
+class Resident(NamedTuple):
+    """Tokens in the KV cache for the candidates of a selection, and for those that were kept: means over selections,
+    then over problems."""
+
+    before: float
+    after: float
+
+
 class Point(NamedTuple):
     """One cell of a curve: what it cost on average, and what it achieved.
 
     `compute` is the total FLOPs of all models, in policy-token equivalents: divided by twice the policy's weights.
-    `difference` is against the baseline's curve at the same compute, None where the baseline has none there.
+    `difference` is against the baseline's curve at the same compute, None where the baseline has none there. `idle` is
+    the share of time that continuations waited for the slowest of their batch.
     """
 
     cell: Cell
@@ -51,6 +60,8 @@ class Point(NamedTuple):
     seconds: float
     usd: float | None
     kv_token_steps: float
+    kv: Resident | None
+    idle: float
     truncated: float
     errors: int
     latency: tuple[float, float] | None
@@ -178,6 +189,8 @@ class Section:
             seconds=_mean(row.seconds for row in rows),
             usd=_mean(prices) if len(prices) == len(rows) else None,
             kv_token_steps=_mean(row.kv_token_steps for row in rows),
+            kv=_resident(rows),
+            idle=_mean(row.idle for row in rows),
             truncated=_mean(row.truncated for row in rows),
             errors=sum(row.error is not None for row in rows),
             latency=_latency(rows),
@@ -191,7 +204,7 @@ class Section:
         """Whether each problem was solved in a cell, and by the control at the same compute; None where there is no
         such cell, or where the control's curve does not reach there."""
         rows = self._cells.get(cell)
-        theirs = self._at(control, self._compute(rows)) if rows else None
+        theirs = self.values_at(control, _mean(row.flops for row in rows)) if rows else None
         return (_values(rows, lambda row: float(row.right)), theirs) if rows and theirs else None
 
     def _difference(self, cell: Cell) -> Estimate | None:
@@ -200,18 +213,20 @@ class Section:
         pair = self.paired(cell, self.baseline)
         return paired_difference(*pair) if pair else None
 
-    def _at(self, method: str, compute: float) -> Values | None:
-        """What a method would have got on each problem for that compute: a mixture of its two nearest cells, straight
-        between them in the logarithm of compute."""
+    def values_at(self, method: str, flops: float) -> Values | None:
+        """What a method would have got on each problem for that many FLOPs on average: a mixture of its two nearest
+        cells, straight between them in the logarithm of FLOPs; None where its curve does not reach there."""
         cells = {c: rows for c, rows in self._cells.items() if c.method == method}
-        curve = [(self._compute(rows), _values(rows, lambda row: float(row.right))) for rows in cells.values()]
+        curve = [
+            (_mean(row.flops for row in rows), _values(rows, lambda row: float(row.right))) for rows in cells.values()
+        ]
         curve.sort(key=lambda each: each[0])
-        below = [each for each in curve if each[0] <= compute * (1 + 1e-9)]
-        above = [each for each in curve if each[0] >= compute * (1 - 1e-9)]
+        below = [each for each in curve if each[0] <= flops * (1 + 1e-9)]
+        above = [each for each in curve if each[0] >= flops * (1 - 1e-9)]
         if not below or not above:
             return None
         (low, cheap), (high, dear) = below[-1], above[0]
-        share = math.log(compute / low) / math.log(high / low) if high > low else 0.0
+        share = math.log(flops / low) / math.log(high / low) if high > low else 0.0
         return {p: [(1 - share) * _mean(cheap[p]) + share * _mean(dear[p])] for p in cheap if p in dear}
 
 
@@ -255,6 +270,7 @@ def _point_object(point: Point) -> dict[str, object]:
         "cell": point.cell.model_dump(),
         "accuracy": point.accuracy._asdict(),
         "difference": point.difference and point.difference._asdict(),
+        "kv": point.kv and point.kv._asdict(),
     }
 
 
@@ -271,6 +287,11 @@ def _latency(rows: Iterable[Row]) -> tuple[float, float] | None:
         return None
     half, most = np.quantile(known, (0.5, 0.95))
     return float(half), float(most)
+
+
+def _resident(rows: Iterable[Row]) -> Resident | None:
+    means = [(row.resident / row.selections, row.kept / row.selections) for row in rows if row.selections]
+    return Resident(*(_mean(each) for each in zip(*means, strict=True))) if means else None
 
 
 def _passed(samples: Sequence[Sample], k: int) -> float:

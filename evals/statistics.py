@@ -56,6 +56,17 @@ def _bootstrapped(values: Array) -> Estimate:
     return Estimate(mean, float(found.low), float(found.high))
 
 
+def ratio_by_problem(pairs: Sequence[tuple[float, float]]) -> Estimate:
+    """The mean of the first values over the mean of the second, with a percentile bootstrap of pairs, one per
+    problem."""
+    array = np.asarray(pairs, dtype=float)
+    rng = np.random.default_rng(SEED)
+    means = np.array([array[rng.integers(0, len(array), len(array))].mean(axis=0) for _ in range(RESAMPLES)])
+    low, high = np.quantile(means[:, 0] / means[:, 1], ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    ours, theirs = array.mean(axis=0)
+    return Estimate(float(ours / theirs), float(low), float(high))
+
+
 def p_value(values: Sequence[float], margin: float) -> float:
     """One-sided bootstrap test of "the mean is at most `margin`": small where the mean is clearly above it. One value
     per problem."""

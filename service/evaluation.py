@@ -151,14 +151,17 @@ def report(folders: Sequence[File], out: File, baseline: str | None, as_json: bo
 
 def show(section: Section) -> None:
     """The section's table on standard output, and what went wrong."""
-    table = new_table(section)
+    searched = any(point.kv for point in section.points)
+    table = new_table(section, *(("KV kept", "idle") if searched else ()))
     for point in section.points:
-        table.add_row(point.cell.method, *columns_of(point))
+        more = [amount(point.kv and point.kv.after), percent(point.idle)] if searched else []
+        table.add_row(point.cell.method, *columns_of(point), *more)
     first = section.points[0]
     print_table(
         table,
         f"{counted(first.problems, 'problem')}, {counted(first.seeds, 'seed')}. Compute: mean total FLOPs a problem, "
-        f"in policy tokens. Points vs {section.baseline}: at equal compute, paired by problem.",
+        f"in policy tokens. Points vs {section.baseline}: at equal compute, paired by problem."
+        + (" KV kept: mean tokens in the cache after a selection. Idle: time lost to step barriers." * searched),
         *troubles(section),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -35,7 +35,7 @@ class ABMCTS(StepSearch):
     width: Annotated[int, Field(ge=1, le=10_000, description="answers written at once")] = 4
     prior: Annotated[Literal["gaussian", "beta"], Field(description="what is believed of scores")] = "gaussian"
 
-    async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
+    async def explore(self, problem: Problem, run: Run, known: Sequence[Path]) -> AsyncGenerator[Answer, None]:
         tree = Tree(Gaussian() if self.prior == "gaussian" else Beta())
         paths, barren = {ROOT: Path.of(problem)}, 0
         while len(paths) <= self.n and barren < PATIENCE:
@@ -53,7 +53,7 @@ class ABMCTS(StepSearch):
                 else:
                     tree.forget(node)
             await run.choose(born, born)
-            if born and (answer := await self.answer(run, list(paths.values())[1:])):
+            if born and (answer := await self.answer(run, [*known, *list(paths.values())[1:]])):
                 yield answer
 
     async def _written(self, start: Path, run: Run) -> Path | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -25,8 +25,8 @@ class BestFirst(StepSearch):
     m: Annotated[int, Field(ge=1, le=1_000, description="continuations of a path that is taken (M)")] = 4
     width: Annotated[int, Field(ge=1, le=10_000, description="steps taken at once")] = 16
 
-    async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
-        queue, ended = [Path.of(problem)], list[Path]()
+    async def explore(self, problem: Problem, run: Run, known: Sequence[Path]) -> AsyncGenerator[Answer, None]:
+        queue, ended = [Path.of(problem)], list(known)
         at_once = max(1, self.width // self.m)
         for _ in range(self.n * self.depth):
             taken, queue = queue[:at_once], queue[at_once:]
@@ -37,6 +37,6 @@ class BestFirst(StepSearch):
             ended += fresh
             if fresh and (answer := await self.answer(run, ended)):
                 yield answer
-            if not queue or not children or len(ended) >= self.n:
+            if not queue or not children or len(ended) >= self.n + len(known):
                 return
             await run.choose(queue, queue[:at_once])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -27,11 +27,11 @@ class DVTS(StepSearch):
 
     m: Annotated[int, Field(ge=1, le=1_000, description="continuations of the kept path (M)")] = 4
 
-    async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
+    async def explore(self, problem: Problem, run: Run, known: Sequence[Path]) -> AsyncGenerator[Answer, None]:
         async def tree(branch: Run) -> list[Path]:
             return await self._tree(branch, Path.of(problem))
 
-        candidates: list[Path] = []
+        candidates = list(known)
         async for paths in run.arrivals(*[tree] * max(1, self.n // self.m)):
             candidates += paths
             if paths and (answer := await self.answer(run, candidates)):

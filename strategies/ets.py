@@ -26,9 +26,9 @@ class ETS(Rebase):
     W being REBASE's counts, V the nodes of the tree behind some paths, C the clusters of what their newest steps say
     (lambda_b and lambda_d). All N_rem continuations then go to those that are kept.
 
-    Departures: paths that say the same are one leaf, with the counts of all of them. Newest steps are clustered by
-    their words (`strategies.clustering`), not by a language model; node costs can be counted in tokens, which is what
-    the cache holds; where neither weighs anything, nothing is pruned and all is REBASE.
+    Departures: paths that say the same are one leaf, with the counts of all of them, kept or not together. Newest
+    steps are clustered by their words (`strategies.clustering`), not by a language model; node costs can be counted in
+    tokens, which is what the cache holds; where neither weighs anything, nothing is pruned and all is REBASE.
     """
 
     name: ClassVar[str] = "ets"
@@ -65,7 +65,8 @@ class ETS(Rebase):
             self.coverage,
             sizes if self.per_token else None,
         )
-        return [leaves[i] for i in kept] if kept else [path for path in leaves if weights[path.text]]
+        texts = {leaves[i].text for i in kept} if kept else {text for text, weight in weights.items() if weight}
+        return [path for path in paths if path.text in texts]
 
 
 def numbered(paths: list[Path]) -> tuple[list[list[int]], list[float]]:

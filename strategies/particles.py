@@ -27,8 +27,8 @@ class Particles(StepSearch):
     name: ClassVar[str] = "particles"
     when: ClassVar[str] = "When the reward model is good on average, and wrong now and then."
 
-    async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
-        particles, ended = [Path.of(problem)] * self.n, dict[str, Path]()
+    async def explore(self, problem: Problem, run: Run, known: Sequence[Path]) -> AsyncGenerator[Answer, None]:
+        particles, ended = [Path.of(problem)] * self.n, {path.fingerprint: path for path in known}
         for _ in range(self.depth):
             moving = [path for path in particles if self.goes_on(run, path)]
             moved = await self.step(run, moving)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -14,6 +15,11 @@ from tts.selection import Group, ballots, best, elect, tally, unextracted
 from tts.strategy import Strategy
 from tts.types import Answer, Need, Path, Problem
 
+PILOTS = 0.5
+"""The share of the N solutions that are written before a verifier is trusted: fewer seldom agree with each other."""
+VOUCHED = 0.8
+"""How often, of one that agrees and one that stands alone, a trusted verifier prefers the first."""
+
 
 class StepSearch(Strategy):
     """Grows solutions step by step under a verifier's eyes.
@@ -22,6 +28,10 @@ class StepSearch(Strategy):
     `step_tokens`, or the whole of it reached `depth` steps or the sampling's `max_tokens`, which the step that reaches
     them may exceed. Whatever left is a candidate, as far as it states an answer where the model has not ended it. No
     path is copied to make up for one that is missing.
+
+    With `fallback`, the verifier has to earn its say: a share of the N solutions is written first, without it, and
+    scored. Where its scores do not side with those that agree (`vouched`), the others are written like them, and all
+    of them vote; else they are candidates beside what the search finds with the rest of N.
     """
 
     together: ClassVar[bool] = True
@@ -33,10 +43,37 @@ class StepSearch(Strategy):
         Literal["weighted", "best", "majority"],
         Field(description="what chooses the answer: votes weighted by score, the best score, or plain votes"),
     ] = "weighted"
+    fallback: Annotated[
+        Literal["vote"] | None,
+        Field(description="what to do where the scores of some first solutions do not side with those that agree"),
+    ] = None
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({"scores", "continue"})
+        return frozenset({"scores", "continue", "votes"} if self.fallback else {"scores", "continue"})
+
+    @abstractmethod
+    def explore(self, problem: Problem, run: Run, known: Sequence[Path]) -> AsyncGenerator[Answer, None]:
+        """The search itself. `known` are whole solutions that are candidates already, and not among the N."""
+
+    async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
+        explorer, pilots = self, list[Path]()
+        if self.fallback and self.n > 1:
+            pilots = await run.score(await run.sample([Path.of(problem)], math.ceil(PILOTS * self.n)))
+            explorer = self.model_copy(update={"n": self.n - len(pilots)})
+            if answer := await self.answer(run, pilots):
+                yield answer
+            groups = await tally(problem.kind, ballots(problem.kind, pilots), run)
+            if not vouched(groups):
+                everyone = [*pilots, *await run.sample([Path.of(problem)], explorer.n)]
+                groups = await tally(problem.kind, ballots(problem.kind, everyone), run)
+                sizes = [float(len(group)) for group in groups]
+                if answer := elect(groups, sizes, "majority, for want of trust") or unextracted(everyone):
+                    yield answer
+                return
+        async with aclosing(explorer.explore(problem, run, pilots)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def step(self, run: Run, paths: Sequence[Path]) -> list[Path]:
         """One more step of every path, scored; a path that stands there several times goes on in as many ways."""
@@ -72,13 +109,13 @@ class TreeSearch(StepSearch):
     async def allot(self, run: Run, paths: list[Path], width: int) -> list[Path]:
         """Which of the open paths take how many of the next `width` steps: each stands there as often."""
 
-    async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
-        growing, ended = [Path.of(problem)] * self.n, list[Path]()
+    async def explore(self, problem: Problem, run: Run, known: Sequence[Path]) -> AsyncGenerator[Answer, None]:
+        growing, ended, width = [Path.of(problem)] * self.n, list(known), self.n
         for _ in range(self.depth):
             children = await self.step(run, growing)
             opened = [path for path in children if self.goes_on(run, path)]
             ended += [path for path in children if not self.goes_on(run, path)]
-            width = self.n - len(ended)
+            width -= len(children) - len(opened)
             growing = await self.allot(run, opened, width) if opened and width > 0 else []
             if opened:
                 await run.choose(opened, growing)
@@ -86,6 +123,18 @@ class TreeSearch(StepSearch):
                 yield answer
             if not growing:
                 return
+
+
+def vouched(groups: Sequence[Group]) -> bool:
+    """Whether scores side with agreement: of a solution whose answer another one shares and one whose answer nobody
+    shares, the first has the higher score in `VOUCHED` of all cases. Two that came to the same answer by chance are
+    rarer than two that are right, so scores without knowledge of the matter do not (AUC 1/2). Where there is nothing
+    to go by, because all agree or none do, nobody vouches for the verifier.
+    """
+    agreeing = values([ballot.path for group in groups if len(group) > 1 for ballot in group])
+    lone = values([ballot.path for group in groups if len(group) == 1 for ballot in group])
+    won = sum((one > other) + 0.5 * (one == other) for one in agreeing for other in lone)
+    return bool(agreeing and lone) and won >= VOUCHED * len(agreeing) * len(lone)
 
 
 def values(paths: Sequence[Path]) -> list[float]:

@@ -163,6 +163,7 @@ STRATEGIES: list[Strategy] = [
     Beam(n=16),
     DVTS(n=16),
     Rebase(n=16),
+    Rebase(n=16, fallback="vote"),
     ETS(n=16),
     Particles(n=16),
     BestFirst(n=16),

@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("torch", reason="the local backend's extra is not installed")
 
-from evals.claims import Claim, Claims, lacking, read_claims, verdict
+from evals.claims import Claim, Claims, Family, lacking, read_claims, verdict
 from evals.claims import main as judge_claims
 from evals.lab.reward import RewardModel
-from evals.records import ROWS, SAMPLES, Row, Sample, Settings, claim_folder
+from evals.records import ROWS, SAMPLES, Cell, Row, Sample, Settings, claim_folder
 from evals.report import Section, read_sections
 from evals.runs.lab_rewards import (
     Judged,
@@ -192,14 +192,41 @@ def test_a_claim_is_tested_by_problem_at_equal_compute(tmp_path: Path) -> None:
     _, pool = read_pool(pooled(tmp_path))
     made = [*rows(pool, FAKE, 0, "majority", None, False), *rows(pool, FAKE, 0, "ours", [[0.0, 1.0, 1.0]] * 2, False)]
     section = Section(SETTINGS, made, [], None)
-    claim = Claim(name="x", suite="chain", hypothesis="better", ours="ours", control="majority", samples=2, margin=0.0)
-    found = verdict(claim, [section, section])
-    assert (found.difference.mean, found.problems, found.runs) == (-1.0, 2, 2)
+    claim = Claim(name="x", hypothesis="better", ours="ours", control="majority", amount=2)
+    found = verdict(claim, "samples", [section, section])
+    assert (found.found.mean, found.problems, found.runs) == (-1.0, 2, 2)
     assert found.p == 1.0
     forgiving = claim.model_copy(update={"hypothesis": "not worse", "margin": 1.5})
-    assert verdict(forgiving, [section]).p < 0.05
+    assert verdict(forgiving, "samples", [section]).p < 0.05
     with pytest.raises(UsageError, match="no run holds ours at 2 samples and nothing"):
-        verdict(claim.model_copy(update={"control": "nothing"}), [section])
+        verdict(claim.model_copy(update={"control": "nothing"}), "samples", [section])
+
+
+def test_a_claim_about_the_cache_compares_mean_resident_tokens_at_the_same_number(tmp_path: Path) -> None:
+    _, pool = read_pool(pooled(tmp_path))
+    (plain, *_) = rows(pool, FAKE, 0, "majority", None, False)
+
+    def held(method: str, problem: str, kept: int, amount: float = 2) -> Row:
+        cell = Cell(method=method, unit="samples", amount=amount)
+        return plain.model_copy(update={"cell": cell, "problem": problem, "selections": 2, "kept": kept})
+
+    sizes = [(60, 100), (80, 200), (50, 100)]
+    made = [held("ours", str(i), ours) for i, (ours, _) in enumerate(sizes)]
+    made += [held("theirs", str(i), theirs) for i, (_, theirs) in enumerate(sizes)]
+    made += [held("ours", "0", 999, amount=4), held("theirs", "0", 1, amount=4)]
+    section = Section(SETTINGS, made, [], None)
+    claim = Claim(name="x", hypothesis="smaller", ours="ours", control="theirs", amount=2, ratio=0.7)
+    found = verdict(claim, "samples", [section])
+    assert found.problems == 3
+    assert found.found.mean == pytest.approx(190 / 400)
+    assert found.found.low <= 190 / 400 <= found.found.high
+    assert found.p < 0.05, "in every one of them it is less than 0.7 times as many"
+    assert verdict(claim.model_copy(update={"ratio": 0.4}), "samples", [section]).p == 1.0
+    with pytest.raises(UsageError, match="at that number"):
+        verdict(claim.model_copy(update={"amount": 3}), "samples", [section])
+
+
+DESIGN = {"name": "these", "suite": "chain", "unit": "samples", "sampling_seeds": 1, "models": 1}
 
 
 def judged_claims(
@@ -212,15 +239,17 @@ def judged_claims(
         for label, scores in (("majority", None), ("ours", [[0.0, 1.0, 1.0]] * 2)):
             for row in rows(pool, FAKE, 0, label, scores, False):
                 out.append(row)
-    worse = {"name": "w", "suite": "chain", "hypothesis": "not worse", "margin": 0.02, "samples": 2}
+    worse = {"name": "w", "hypothesis": "not worse", "margin": 0.02, "amount": 2}
     claims = [
         {**worse, "ours": "ours", "control": "majority"},
         {**worse, "name": "v", "ours": "majority", "control": "ours"},
         {**worse, "name": "u", "ours": "nobody", "control": "ours"},
     ]
-    design = {"problems": 2, "sampling_seeds": 1, "training_seeds": 1, "significance": 0.05}
-    monkeypatch.setattr("evals.claims.read_claims", lambda: Claims.model_validate({**design, "claim": claims}))
-    judge_claims([folder / "rows"])
+    family = {**DESIGN, "problems": 2, "claim": claims}
+    monkeypatch.setattr(
+        "evals.claims.read_claims", lambda: Claims.model_validate({"significance": 0.05, "family": [family]})
+    )
+    judge_claims([folder / "rows"], "these")
     return capsys.readouterr().out.splitlines()
 
 
@@ -234,19 +263,26 @@ def test_all_claims_are_judged_at_once(
     assert "+100.00" in other
 
 
+def test_a_family_nobody_declared_is_named_beside_those_that_are() -> None:
+    with pytest.raises(UsageError, match="'guesses'; there are choosing"):
+        judge_claims([], "guesses")
+
+
 def test_rows_that_are_not_what_was_promised_decide_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, one, other = judged_claims(tmp_path, "dev", monkeypatch, capsys)
     assert all(line.startswith("undecided") and line.endswith("split dev instead of test") for line in (one, other))
     section = read_sections([tmp_path / "rows"])
-    claims = Claims(problems=3, sampling_seeds=2, training_seeds=2, significance=0.05, claim=())
-    claim = Claim(name="x", suite="chain", hypothesis="better", ours="ours", control="majority", samples=2, margin=0.0)
-    assert lacking(claims, verdict(claim, section), section) == (
+    family = Family.model_validate({**DESIGN, "problems": 3, "sampling_seeds": 2, "models": 2, "claim": ()})
+    claim = Claim(name="x", hypothesis="better", ours="ours", control="majority", amount=2)
+    assert lacking(family, verdict(claim, "samples", section), section) == (
         "split dev instead of test, problems 2 instead of 3, sampling seeds 1 instead of 2, models 1 instead of 2"
     )
 
 
 def test_the_claims_on_file_can_be_read_and_have_names_of_their_own() -> None:
-    claims = read_claims()
-    assert len({claim.name for claim in claims.claim}) == len(claims.claim) > 0
+    families = read_claims().family
+    assert len({family.name for family in families}) == len(families) > 0
+    for family in families:
+        assert len({claim.name for claim in family.claim}) == len(family.claim) > 0

@@ -10,8 +10,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from strategies.thompson import ROOT, Beta, Gaussian, Tree
-from strategies.tree import StepSearch, values
+from strategies.tree import StepSearch
 from tts.run import Run
+from tts.selection import values
 from tts.types import Answer, Path, Problem
 
 PATIENCE = 2

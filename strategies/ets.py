@@ -11,8 +11,9 @@ from strategies.allocation import balanced
 from strategies.clustering import clusters
 from strategies.pruning import survivors
 from strategies.rebase import Rebase
-from strategies.tree import distinct, values
+from strategies.tree import distinct
 from tts.run import Run
+from tts.selection import values
 from tts.types import Path
 
 

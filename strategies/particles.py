@@ -6,8 +6,9 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import ClassVar
 
 from strategies.allocation import resampled
-from strategies.tree import StepSearch, repeated, values
+from strategies.tree import StepSearch, repeated
 from tts.run import Run
+from tts.selection import values
 from tts.types import Answer, Path, Problem
 
 SURE = 1e-6

@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from strategies.allocation import balanced
-from strategies.tree import TreeSearch, repeated, values
+from strategies.tree import TreeSearch, repeated
 from tts.run import Run
+from tts.selection import values
 from tts.types import Path
 
 

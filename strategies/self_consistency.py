@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from tts.run import Run
-from tts.selection import Group, ballots, elect, tally, total_score, unextracted
+from tts.selection import Group, ballots, elect, tally, unextracted, weighed
 from tts.strategy import Strategy
 from tts.types import Answer, Need, Path, Problem
 
@@ -51,7 +51,7 @@ class SelfConsistency(Strategy):
         if self.weights == "majority":
             return [float(len(group)) for group in groups]
         if self.weights == "weighted":
-            return [total_score(group) for group in groups]
+            return weighed(groups)
         return borda(groups, self.p)
 
 

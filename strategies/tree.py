@@ -11,13 +11,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from tts.run import Run
-from tts.selection import Group, ballots, best, elect, tally, unextracted
+from tts.selection import Group, ballots, best, elect, tally, unextracted, values, weighed
 from tts.strategy import Strategy
 from tts.types import Answer, Need, Path, Problem
 
 PILOTS = 0.5
 """The share of the N solutions that are written before a verifier is trusted: fewer seldom agree with each other."""
-VOUCHED = 0.8
+VOUCHED = 0.9
 """How often, of one that agrees and one that stands alone, a trusted verifier prefers the first."""
 
 
@@ -95,10 +95,7 @@ class StepSearch(Strategy):
         if self.select == "best" or not kind.votes:
             return best(kind, cast) or unextracted(ended)
         groups = await tally(kind, cast, run)
-        weights = [float(len(group)) for group in groups]
-        if self.select == "weighted":
-            scored = weighed(groups)
-            weights = scored if any(scored) else weights  # all scores are zero: then each is as good as another
+        weights = weighed(groups) if self.select == "weighted" else [float(len(group)) for group in groups]
         return elect(groups, weights, self.select) or unextracted(ended)
 
 
@@ -135,19 +132,6 @@ def vouched(groups: Sequence[Group]) -> bool:
     lone = values([ballot.path for group in groups if len(group) == 1 for ballot in group])
     won = sum((one > other) + 0.5 * (one == other) for one in agreeing for other in lone)
     return bool(agreeing and lone) and won >= VOUCHED * len(agreeing) * len(lone)
-
-
-def values(paths: Sequence[Path]) -> list[float]:
-    """The scores. Where a verifier failed, that says nothing of the path: it counts as an average one."""
-    known = [path.score.value for path in paths if path.score]
-    usual = sum(known) / len(known) if known else 1.0
-    return [path.score.value if path.score else usual for path in paths]
-
-
-def weighed(groups: Sequence[Group]) -> list[float]:
-    """The sum of scores of each group; what has none weighs as much as an average ballot."""
-    worth = iter(values([ballot.path for group in groups for ballot in group]))
-    return [math.fsum(next(worth) for _ in group) for group in groups]
 
 
 def ranked(paths: Sequence[Path]) -> list[Path]:

@@ -80,11 +80,11 @@ def elect(groups: Sequence[Group], weights: Sequence[float], chosen: str) -> Ans
     if not groups:
         return None
     winner = max(range(len(groups)), key=lambda i: weights[i])
-    best = max(groups[winner], key=lambda ballot: ballot.path.score.value if ballot.path.score else 0.0)
+    paths = [ballot.path for ballot in groups[winner]]
     total = sum(map(len, groups))
     return Answer(
         text=groups[winner][0].answer,
-        path=best.path,
+        path=paths[_highest(paths, values(paths))],
         extracted=True,
         support=weights[winner],
         chosen=f"{chosen}: {len(groups[winner])} of {total} votes",
@@ -101,19 +101,28 @@ def votes(groups: Sequence[Group], weights: Sequence[float]) -> tuple[Vote, ...]
     return tuple(sorted(rows, key=lambda vote: -vote.weight))
 
 
-def total_score(group: Group) -> float:
-    """The weight of a group whose every member was scored; one without a score adds nothing."""
-    return math.fsum(ballot.path.score.value for ballot in group if ballot.path.score)
+def values(paths: Sequence[Path]) -> list[float]:
+    """The scores. Where a verifier failed, that says nothing of the path: it counts as an average one."""
+    known = [path.score.value for path in paths if path.score]
+    usual = sum(known) / len(known) if known else 1.0
+    return [path.score.value if path.score else usual for path in paths]
+
+
+def weighed(groups: Sequence[Group]) -> list[float]:
+    """The sum of scores of each group; where all of them are zero, each ballot is as good as another."""
+    worth = iter(values([ballot.path for group in groups for ballot in group]))
+    sums = [math.fsum(next(worth) for _ in group) for group in groups]
+    return sums if any(sums) else [float(len(group)) for group in groups]
 
 
 def best(kind: AnswerKind, cast: Sequence[Ballot]) -> Answer | None:
     """The best single ballot: by score, except that free text without a judge is chosen by consensus."""
     if not cast:
         return None
-    values, chosen = _preference(kind, [ballot.path for ballot in cast])
-    winner = max(range(len(cast)), key=lambda i: values[i])
-    ballot = cast[winner]
-    return Answer(text=ballot.answer, path=ballot.path, extracted=True, support=values[winner], chosen=chosen)
+    paths = [ballot.path for ballot in cast]
+    worth, chosen = _preference(kind, paths)
+    winner = _highest(paths, worth)
+    return Answer(text=cast[winner].answer, path=paths[winner], extracted=True, support=worth[winner], chosen=chosen)
 
 
 def unextracted(paths: Sequence[Path]) -> Answer | None:
@@ -121,13 +130,13 @@ def unextracted(paths: Sequence[Path]) -> Answer | None:
     finished = [path for path in paths if path.finished]
     if not finished:
         return None
-    values, chosen = _by_score(finished)
-    winner = max(range(len(finished)), key=lambda i: values[i])
+    worth, chosen = _by_score(finished)
+    winner = _highest(finished, worth)
     return Answer(
         text=finished[winner].text,
         path=finished[winner],
         extracted=False,
-        support=values[winner],
+        support=worth[winner],
         chosen=f"{chosen}; no sample held an answer that could be extracted",
     )
 
@@ -142,4 +151,9 @@ def _preference(kind: AnswerKind, paths: Sequence[Path]) -> tuple[list[float], s
 def _by_score(paths: Sequence[Path]) -> tuple[list[float], str]:
     by = sorted({path.score.by for path in paths if path.score})
     how = f"highest {' or '.join(by)} of {len(paths)}" if by else f"first of {len(paths)}"
-    return [path.score.value if path.score else 0.0 for path in paths], how
+    return values(paths) if by else [0.0] * len(paths), how
+
+
+def _highest(paths: Sequence[Path], worth: Sequence[float]) -> int:
+    """Of the one that is worth most; among equals one that has a score, then the first."""
+    return max(range(len(paths)), key=lambda i: (worth[i], paths[i].score is not None))

@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies import Beam
-from strategies.tree import ranked, repeated, values
+from strategies.tree import ranked, repeated
 from tests.fakes import PROBLEM
 from tests.strategies.scripted import ByText, ended, place, searched
 from tts.answers import Text
 from tts.backends.base import Request
+from tts.selection import values
 from tts.types import Answer, Path, Problem, Sampling, Score
 
 Select = Literal["weighted", "best", "majority"]

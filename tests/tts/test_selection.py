@@ -16,7 +16,7 @@ from tts.answers import Code, Maths, Text
 from tts.backends.base import Request
 from tts.backends.fake import FakeBackend, Reply
 from tts.run import Run
-from tts.selection import Ballot, Group, ballots, best, elect, tally, total_score
+from tts.selection import Ballot, Group, ballots, best, elect, tally, weighed
 from tts.strategy import Strategy
 from tts.types import Answer, Budget, Path, Problem, Score
 
@@ -142,9 +142,22 @@ def test_programs_are_grouped_by_syntax_where_there_is_no_sandbox() -> None:
     assert [vote.count for vote in answer.votes] == [2, 1]
 
 
-def test_a_group_without_scores_weighs_nothing_and_no_groups_elect_nobody() -> None:
-    assert total_score([ballot("a")]) == 0.0
+def test_a_ballot_without_a_score_is_an_average_one_and_no_groups_elect_nobody() -> None:
+    assert weighed([[ballot("a")], [ballot("b", 0.2), ballot("b", 0.6)]]) == pytest.approx([0.4, 0.8])
+    assert weighed([[ballot("a")], [ballot("b"), ballot("b")]]) == [1.0, 2.0]
+    assert weighed([[ballot("a", 0.0)], [ballot("b", 0.0), ballot("b", 0.0)]]) == [1.0, 2.0]
     assert elect([], [], "majority") is None
+
+
+@pytest.mark.parametrize("scores", [[None, 0.0, 0.2], [0.2, None, 0.2], [None, 0.2], [None, 0.0]])
+def test_a_sample_that_nobody_could_score_is_not_the_best(scores: list[float | None]) -> None:
+    cast = [ballot("a", score) for score in scores]
+    chosen, elected = best(Maths(), cast), elect([cast], [1.0], "weighted")
+    assert chosen is not None
+    assert elected is not None
+    assert chosen.path.score is not None
+    assert chosen.support == chosen.path.score.value == max(score for score in scores if score is not None)
+    assert elected.path.score == chosen.path.score
 
 
 class Counting(Strategy):

@@ -355,7 +355,7 @@ def _solve(text: str, options: dict[str, Any]) -> int:
             click.echo(f"no budget given: using --tokens {DEFAULT_TOKENS}", err=True)
         with working(f"loading {options['backend_name']}"):
             backend = open_backend(options["backend_name"])
-            models = {"policy": backend, **(models_of(scorer, {}) if "scores" in strategy.needs else {})}
+            models = {"policy": backend, **models_of(strategy, scorer, {})}
         if journal and is_virtual(backend):
             raise UsageError("a job on recorded samples costs nothing and is not resumed: leave out --journal")
         records = journal or MemoryJournal()

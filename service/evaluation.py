@@ -83,7 +83,7 @@ def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
     """What to run; bad methods, budgets and data are refused here."""
     specs = [parsed_method(spec, options["verifier"], own=suite.verifiers) for spec in options["strategies"]]
     opened: dict[str, Backend] = {}
-    methods = [replace(each, models=models_of(each.verifier, opened) if scored(each) else {}) for each in specs]
+    methods = [replace(each, models=models_of(each.strategy, each.verifier, opened)) for each in specs]
     budgets = asked_budgets(options)
     if options["baseline"] not in (None, *options["strategies"]):
         raise no_baseline(options["baseline"], options["strategies"])

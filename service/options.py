@@ -19,7 +19,7 @@ from tts.backends.base import Backend, is_virtual
 from tts.clock import run_virtual
 from tts.cost import one_line
 from tts.errors import UsageError, unknown
-from tts.strategy import Verifier
+from tts.strategy import Strategy, Verifier
 from tts.types import Problem, Role
 
 if TYPE_CHECKING:
@@ -90,16 +90,21 @@ def open_backend(name: str) -> Backend:
     raise unknown("backend", scheme, ("local", "bank", "fake"))
 
 
-def models_of(verifier: Verifier, opened: dict[str, Backend]) -> dict[Role, Backend]:
-    """The model that a verifier reads with, by its role; opened once for all who ask for the same."""
-    if verifier.reads is None:
-        return {}
-    name = getattr(verifier, "model", "")
+def models_of(strategy: Strategy, verifier: Verifier, opened: dict[str, Backend]) -> dict[Role, Backend]:
+    """The models that are asked beside the policy, by their roles; opened once for all who ask for the same."""
+    askers: list[Strategy | Verifier] = [strategy]
+    if "scores" in strategy.needs:
+        askers.append(verifier)
+    return {asker.reads: _reader(asker, opened) for asker in askers if asker.reads is not None}
+
+
+def _reader(asker: Strategy | Verifier, opened: dict[str, Backend]) -> Backend:
+    name = getattr(asker, "model", "")
     if not name:
-        raise UsageError(f"{verifier.name} needs a model; name it: {verifier.name}:model=local:DIR")
+        raise UsageError(f"{asker.name} needs a model; name it: {asker.name}:model=local:DIR")
     if name not in opened:
         opened[name] = open_backend(name)
-    return {verifier.reads: opened[name]}
+    return opened[name]
 
 
 def bank_behind(name: str) -> Bank | None:
@@ -115,9 +120,13 @@ def run_with(backend: Backend, main: Coroutine[Any, Any, T]) -> T:
 
 def _local(folder: str) -> Backend:
     try:
+        from tts.backends.encoding import EncoderBackend
         from tts.backends.local import LocalBackend
+        from tts.backends.weights import is_encoder
     except ModuleNotFoundError as error:
         raise UsageError(f"the local backend needs {error.name}; pip install 'test-time-scaling[local]'") from error
+    if folder and is_encoder(File(folder)):
+        return EncoderBackend(File(folder))
     return LocalBackend(File(folder) if folder else None, notice=lambda message: click.echo(message, err=True))
 
 

@@ -16,7 +16,7 @@ GRAM = 4
 """Characters of a gram: long enough to be rare, short enough to outlive another spelling."""
 
 
-def clusters(texts: list[str], threshold: float = 0.05) -> list[int]:
+def clusters(texts: list[str], threshold: float = 0.05, vectors: list[list[float]] | None = None) -> list[int]:
     """The cluster of each text, numbered in the order in which they first appear: average linkage of cosine distances,
     cut at `threshold`, between 0 and 1 (ETS: Hooper et al. 2025, its public code).
 
@@ -26,6 +26,9 @@ def clusters(texts: list[str], threshold: float = 0.05) -> list[int]:
     Departures: the embedding is of words, word pairs and pieces of words, weighted by TF-IDF among these texts, not a
     language model's. It sees wording, not meaning: at the code's cut of 0.05 little more than reformatted text joins,
     so other cuts are worth trying. A text that occurs often counts once in the averages.
+
+    With `vectors`, one for each text and none of them zero, it is their directions that are compared: somebody else
+    has found and paid for the texts' meanings.
     """
     distinct = list(dict.fromkeys(texts))
     if len(distinct) < 2:
@@ -34,16 +37,30 @@ def clusters(texts: list[str], threshold: float = 0.05) -> list[int]:
         from scipy.cluster.hierarchy import fcluster, linkage
     except ModuleNotFoundError as error:
         raise UsageError(f"clustering needs {error.name}; pip install 'test-time-scaling[search]'") from error
-    labels = fcluster(linkage(_distances(distinct), method="average"), threshold, criterion="distance")
+    firsts = [texts.index(text) for text in distinct]
+    rows = _counted(distinct) if vectors is None else [vectors[i] for i in firsts]
+    labels = fcluster(linkage(_distances(rows), method="average"), threshold, criterion="distance")
     label_of = dict(zip(distinct, labels.tolist(), strict=True))
     numbers: dict[int, int] = {}
     return [numbers.setdefault(label_of[text], len(numbers)) for text in texts]
 
 
-def _distances(texts: list[str]) -> Any:
-    """Cosine distances of all pairs, in the order that scipy wants: (0, 1), (0, 2), ..., (1, 2), ..."""
+def _distances(rows: Any) -> Any:
+    """Cosine distances of all pairs of rows, in the order that scipy wants: (0, 1), (0, 2), ..., (1, 2), ..."""
     import numpy as np
     from scipy.sparse import csr_array, diags_array
+
+    sparse = csr_array(rows)
+    vectors = diags_array(1.0 / np.sqrt((sparse * sparse).sum(axis=1))) @ sparse
+    similar = (vectors @ vectors.T).toarray()
+    # Rounding may leave a text a little nearer to another than no distance at all.
+    return np.maximum(0.0, 1.0 - similar[np.triu_indices(len(similar), 1)])
+
+
+def _counted(texts: list[str]) -> Any:
+    """TF-IDF among these texts, a sparse row for each."""
+    import numpy as np
+    from scipy.sparse import csr_array
 
     counts = [Counter(_features(text)) for text in texts]
     columns = [feature for count in counts for feature in count]
@@ -51,11 +68,7 @@ def _distances(texts: list[str]) -> Any:
     times = np.array([n for count in counts for n in count.values()], dtype=float)
     frequency = np.bincount(columns, minlength=WIDTH)
     weights = times * (1.0 + np.log((1 + len(texts)) / (1 + frequency[columns])))
-    lengths = np.sqrt(np.add.reduceat(weights**2, starts[:-1]))
-    vectors = diags_array(1.0 / lengths) @ csr_array((weights, columns, starts), shape=(len(texts), WIDTH))
-    similar = (vectors @ vectors.T).toarray()
-    # Rounding may leave a text a little nearer to another than no distance at all.
-    return np.maximum(0.0, 1.0 - similar[np.triu_indices(len(texts), 1)])
+    return csr_array((weights, columns, starts), shape=(len(texts), WIDTH))
 
 
 def _features(text: str) -> list[int]:

@@ -14,7 +14,7 @@ from strategies.rebase import Rebase
 from strategies.tree import distinct
 from tts.run import Run
 from tts.selection import values
-from tts.types import Path
+from tts.types import Path, Role, Sheet
 
 
 class ETS(Rebase):
@@ -28,11 +28,13 @@ class ETS(Rebase):
     (lambda_b and lambda_d). All N_rem continuations then go to those that are kept.
 
     Departures: paths that say the same are one leaf, with the counts of all of them, kept or not together. Newest
-    steps are clustered by their words (`strategies.clustering`), not by a language model; node costs can be counted in
-    tokens, which is what the cache holds; where neither weighs anything, nothing is pruned and all is REBASE.
+    steps are clustered by their words (`strategies.clustering`) where no `model` is named; its reading is billed like
+    any other, and where it fails words have to do. Node costs can be counted in tokens, which is what the cache holds;
+    where neither term weighs anything, nothing is pruned and all is REBASE.
     """
 
     name: ClassVar[str] = "ets"
+    version: ClassVar[int] = 2
     when: ClassVar[str] = "As REBASE, where the KV cache limits how many paths are decoded at once."
 
     sharing: Annotated[float, Field(ge=0.0, le=100.0, description="weight of what sharing saves (lambda_b)")] = 1.0
@@ -43,6 +45,14 @@ class ETS(Rebase):
         float, Field(ge=0.0, le=1.0, description="cosine distance up to which two steps say the same")
     ] = 0.05
     per_token: Annotated[bool, Field(description="count a node's tokens instead of nodes")] = False
+    model: Annotated[
+        str,
+        Field(description="sentence encoder that says which steps mean the same, as local:DIR"),
+    ] = ""
+
+    @property
+    def reads(self) -> Role | None:
+        return "embedder" if self.model else None
 
     async def allot(self, run: Run, paths: list[Path], width: int) -> list[Path]:
         if len(paths) > 1 and (self.sharing or self.coverage):
@@ -56,7 +66,8 @@ class ETS(Rebase):
             weights[path.text] = weights.get(path.text, 0.0) + count
         leaves = distinct(paths)
         nodes, sizes = numbered(leaves)
-        groups = await run.compute(clusters, [path.steps[-1].text for path in leaves], self.distance)
+        texts = [path.steps[-1].text for path in leaves]
+        groups = await run.compute(clusters, texts, self.distance, await self._meanings(run, texts))
         kept = await run.compute(
             survivors,
             [weights[path.text] for path in leaves],
@@ -66,8 +77,16 @@ class ETS(Rebase):
             self.coverage,
             sizes if self.per_token else None,
         )
-        texts = {leaves[i].text for i in kept} if kept else {text for text, weight in weights.items() if weight}
-        return [path for path in paths if path.text in texts]
+        survived = {leaves[i].text for i in kept} if kept else {text for text, weight in weights.items() if weight}
+        return [path for path in paths if path.text in survived]
+
+    async def _meanings(self, run: Run, texts: list[str]) -> list[list[float]] | None:
+        """A vector for each text; None without a model, and where it left one out."""
+        if self.reads is None:
+            return None
+        read = await run.read([Sheet(before="", pieces=(text,)) for text in texts], model=self.reads)
+        vectors = [list(each.pieces[0][0]) for each in read if each and each.pieces]
+        return vectors if len(vectors) == len(texts) else None
 
 
 def numbered(paths: list[Path]) -> tuple[list[list[int]], list[float]]:

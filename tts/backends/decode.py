@@ -20,6 +20,7 @@ from torch import Tensor
 from tts.backends.base import Request
 from tts.backends.draw import draw
 from tts.backends.keyvalues import KeyValues, Prefix
+from tts.backends.lane import Halting
 from tts.backends.prefill import Prefiller, Text
 from tts.types import Completion, Finish, Usage
 
@@ -28,7 +29,7 @@ SPARSE = 0.75
 
 
 @dataclass(eq=False)
-class Row:
+class Row(Halting):
     """One continuation on its way."""
 
     request: Request
@@ -57,13 +58,6 @@ class Row:
     @property
     def length(self) -> int:
         return len(self.prompt) + len(self.ids)
-
-    @property
-    def over(self) -> bool:
-        """Whether it has to end now, with what it has."""
-        if self.finish is None and (self.abandoned or self.request.halt.reason is not None):
-            self.finish = "halted"
-        return self.finish == "halted"
 
 
 class Batch:
@@ -188,8 +182,7 @@ class Batch:
         added = len(ids) - row.prefix.length
         if row.finish == "stop" or added <= 0:
             return
-        known = prefixes.longest(row.request.job, ids, len(ids))
-        if known is None or known.length < len(ids):
+        if not prefixes.knows(row.request.job, ids):
             prefixes.add(row.request.job, ids, Prefix(row.prefix, self._kv.taken(place, added)))
 
     def _choose(self, groups: list[list[Row]], hidden: Tensor) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tts.backends.base import Reading
+from tts.backends.lane import Halting
 from tts.backends.prefill import Prefiller, Text, batches
 from tts.backends.prompt import Prompter
 from tts.errors import UsageError
@@ -103,7 +104,7 @@ def _turns(sheet: Sheet, prompter: Prompter) -> tuple[list[int], Parts]:
 
 
 @dataclass(eq=False)
-class Row:
+class Row(Halting):
     """One sheet on its way."""
 
     request: Reading
@@ -117,13 +118,6 @@ class Row:
     finish: Finish | None = None
     abandoned: bool = False
     pieces: tuple[tuple[tuple[float, ...], ...], ...] | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether it has to end now, with what it has."""
-        if self.finish is None and (self.abandoned or self.request.halt.reason is not None):
-            self.finish = "halted"
-        return self.finish == "halted"
 
     def verdicts(self, seconds: float) -> Verdicts:
         """What it has come to."""

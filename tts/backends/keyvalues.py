@@ -55,6 +55,10 @@ class Prefixes:
         while self._size > REMEMBERED and len(self._known) > 1:
             self._forget(next(iter(self._known)))
 
+    def knows(self, job: str, ids: tuple[int, ...]) -> bool:
+        """Whether this very text was read."""
+        return (job, ids) in self._known
+
     def longest(self, job: str, ids: tuple[int, ...], most: int) -> Prefix | None:
         """The longest known text, of at most so many tokens, with which `ids` begin."""
         for length in sorted(self._lengths.get(job, ()), reverse=True):

@@ -10,7 +10,24 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
+from tts.backends.base import Reading, Request
 from tts.errors import BackendError
+from tts.types import Finish
+
+
+class Halting:
+    """A row that ends early where its halt is set, or where nobody waits for it any more."""
+
+    request: Request | Reading
+    finish: Finish | None
+    abandoned: bool
+
+    @property
+    def over(self) -> bool:
+        """Whether it has to end now, with what it has."""
+        if self.finish is None and (self.abandoned or self.request.halt.reason is not None):
+            self.finish = "halted"
+        return self.finish == "halted"
 
 
 class Place(Protocol):

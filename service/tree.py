@@ -49,26 +49,35 @@ class SearchTree:
         return root
 
     def _grow(self, tree: Tree, keys: Sequence[str], children: dict[str | None, list[str]]) -> None:
-        leaves = [key for key in keys if self._pruned(key) and not children[key]]
+        """What says the same, here and after the same words, is one branch."""
+        alike: dict[str, list[str]] = defaultdict(list)
         for key in keys:
-            if key not in leaves:
-                self._grow(tree.add(self._label(key)), children[key], children)
-        if leaves:
-            tree.add(self._given_up(leaves))
+            alike[self._text(key)].append(key)
+        given_up = []
+        for same in alike.values():
+            behind = [child for key in same for child in children[key]]
+            if behind or not all(map(self._pruned, same)):
+                self._grow(tree.add(self._label(same)), behind, children)
+            else:
+                given_up += same
+        if given_up:
+            tree.add(self._given_up(given_up))
 
     def _pruned(self, key: str) -> bool:
         return key in self._candidates and key not in self._kept
 
-    def _label(self, key: str) -> Text:
-        settled = self._settled[key]
-        text = "".join(segment.text for segment in settled.segments)
-        tokens = sum(segment.usage.completion_tokens for segment in settled.segments)
-        finish = settled.segments[-1].finish
-        sign, style = {"stop": (" ✓", "green"), "until": ("", "")}.get(finish, (" … cut short", "yellow"))
-        label = Text(f"{self._scored(key)}", style="cyan")
+    def _text(self, key: str) -> str:
+        return "".join(segment.text for segment in self._settled[key].segments)
+
+    def _label(self, same: Sequence[str]) -> Text:
+        key, times = same[0], f" ×{len(same)}" if len(same) > 1 else ""
+        segments = self._settled[key].segments
+        tokens = sum(segment.usage.completion_tokens for segment in segments)
+        sign, style = {"stop": (" ✓", "green"), "until": ("", "")}.get(segments[-1].finish, (" … cut short", "yellow"))
+        label = Text(self._scored(key), style="cyan")
         forced = "forced: " if key.startswith(FINISHER) else ""
-        label.append(f"{forced}{shortened(' '.join(text.split()), WORDS)}{sign}", style=style)
-        return label.append(f"  {tokens}", style="dim")
+        label.append(f"{forced}{shortened(' '.join(self._text(key).split()), WORDS)}{sign}", style=style)
+        return label.append(f"  {tokens}{times}", style="dim")
 
     def _scored(self, key: str) -> str:
         return f"{self._scores[key]:.2f} " if key in self._scores else ""

@@ -32,18 +32,19 @@ Values = dict[str, list[float]]
 
 class Resident(NamedTuple):
     """Tokens in the KV cache for the candidates of a selection, and for those that were kept: means over selections,
-    then over problems."""
+    then over problems. Independent samples know neither selections nor barriers."""
 
     before: float
     after: float
+    idle: float
+    """The share of time that continuations waited for the slowest of their batch, between 0 and 1."""
 
 
 class Point(NamedTuple):
     """One cell of a curve: what it cost on average, and what it achieved.
 
     `compute` is the total FLOPs of all models, in policy-token equivalents: divided by twice the policy's weights.
-    `difference` is against the baseline's curve at the same compute, None where the baseline has none there. `idle` is
-    the share of time that continuations waited for the slowest of their batch.
+    `difference` is against the baseline's curve at the same compute, None where the baseline has none there.
     """
 
     cell: Cell
@@ -61,7 +62,6 @@ class Point(NamedTuple):
     usd: float | None
     kv_token_steps: float
     kv: Resident | None
-    idle: float
     truncated: float
     errors: int
     latency: tuple[float, float] | None
@@ -190,7 +190,6 @@ class Section:
             usd=_mean(prices) if len(prices) == len(rows) else None,
             kv_token_steps=_mean(row.kv_token_steps for row in rows),
             kv=_resident(rows),
-            idle=_mean(row.idle for row in rows),
             truncated=_mean(row.truncated for row in rows),
             errors=sum(row.error is not None for row in rows),
             latency=_latency(rows),
@@ -290,7 +289,7 @@ def _latency(rows: Iterable[Row]) -> tuple[float, float] | None:
 
 
 def _resident(rows: Iterable[Row]) -> Resident | None:
-    means = [(row.resident / row.selections, row.kept / row.selections) for row in rows if row.selections]
+    means = [(row.resident / row.selections, row.kept / row.selections, row.idle) for row in rows if row.selections]
     return Resident(*(_mean(each) for each in zip(*means, strict=True))) if means else None
 
 

@@ -154,8 +154,8 @@ def show(section: Section) -> None:
     searched = any(point.kv for point in section.points)
     table = new_table(section, *(("KV kept", "idle") if searched else ()))
     for point in section.points:
-        more = [amount(point.kv and point.kv.after), percent(point.idle)] if searched else []
-        table.add_row(point.cell.method, *columns_of(point), *more)
+        more = [amount(point.kv.after), percent(point.kv.idle)] if point.kv else ["–", "–"]
+        table.add_row(point.cell.method, *columns_of(point), *(more if searched else []))
     first = section.points[0]
     print_table(
         table,

@@ -43,7 +43,7 @@ def _table(section: Section, title: str, control: str, methods: Sequence[str]) -
     groups = list(section.groups)
     parts = [_part(section, rows, control)]
     parts += [_part(section, (row for row in rows if row.group == group), control) for group in groups]
-    columns = ["coverage", "compute", "KV before", "KV kept", "token-steps", "idle"]
+    columns = ["coverage", "compute", "token-steps", "KV before", "KV kept", "idle"]
     yield f"\n| {title} | paths | all | {' | '.join(groups)} | {' | '.join(columns)} |"
     yield f"|---|{'---|' * (2 + len(groups) + len(columns))}"
     for points in zip(*(part.points for part in parts), strict=True):
@@ -64,9 +64,9 @@ def _accuracy(point: Point) -> str:
 
 
 def _costs(point: Point) -> list[str]:
-    held = [amount(point.kv and point.kv.before), amount(point.kv and point.kv.after)]
-    steps = f"{point.kv_token_steps / 1000:,.0f} k"
-    return [percent(point.coverage), amount(point.compute), *held, steps, percent(point.idle)]
+    kv, steps = point.kv, f"{point.kv_token_steps / 1000:,.0f} k"
+    held = [amount(kv.before), amount(kv.after), percent(kv.idle)] if kv else ["–"] * 3
+    return [percent(point.coverage), amount(point.compute), steps, *held]
 
 
 def main(folders: Sequence[File], control: str) -> None:

@@ -215,3 +215,21 @@ def test_the_figures_are_json() -> None:
 def test_numbers_are_spelled_with_the_digits_that_mean_something() -> None:
     assert [amount(x) for x in (None, 12345.6, 99.94, 0.012345)] == ["–", "12,346", "99.9", "0.0123"]
     assert signed(None) == "–"
+
+
+def test_what_searches_hold_in_the_cache_is_a_mean_over_their_selections() -> None:
+    searched = {"selections": 4, "resident": 400, "kept": 200, "idle": 0.5}
+    rows = [
+        row("plain", 100, "p", True, 10),
+        row("beam", 100, "p", True, 10, **searched),
+        row("beam", 100, "q", True, 10, **{**searched, "selections": 2, "idle": 0.1}),
+        row("beam", 100, "r", False, 10),
+    ]
+    plain, beam = Section(SETTINGS_, rows, [], None).points
+    assert plain.kv is None
+    assert beam.kv is not None
+    assert tuple(beam.kv) == pytest.approx((150.0, 75.0, 0.3))
+    sections = [Section(SETTINGS_, rows, [], None)]
+    points = as_object(sections)[0]["points"]
+    assert json.loads(json.dumps(points))[1]["kv"]["after"] == pytest.approx(75.0)
+    assert "<td>150</td><td>75</td><td>30.0%</td>" in page(sections)

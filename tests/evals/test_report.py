@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,7 +219,7 @@ def test_numbers_are_spelled_with_the_digits_that_mean_something() -> None:
 
 
 def test_what_searches_hold_in_the_cache_is_a_mean_over_their_selections() -> None:
-    searched = {"selections": 4, "resident": 400, "kept": 200, "idle": 0.5}
+    searched: dict[str, Any] = {"selections": 4, "resident": 400, "kept": 200, "idle": 0.5}
     rows = [
         row("plain", 100, "p", True, 10),
         row("beam", 100, "p", True, 10, **searched),

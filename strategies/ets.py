@@ -14,7 +14,7 @@ from strategies.rebase import Rebase
 from strategies.tree import distinct
 from tts.run import Run
 from tts.selection import values
-from tts.types import Path, Role, Sheet
+from tts.types import Path, Problem, Role, Sheet
 
 
 class ETS(Rebase):
@@ -53,6 +53,9 @@ class ETS(Rebase):
     @property
     def reads(self) -> Role | None:
         return "embedder" if self.model else None
+
+    def trial(self, problem: Problem) -> Sheet | None:
+        return Sheet(before="", pieces=("1",)) if self.model else None
 
     async def allot(self, run: Run, paths: list[Path], width: int) -> list[Path]:
         if len(paths) > 1 and (self.sharing or self.coverage):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from tts.answers import AnswerKind, Code, Runner
-from tts.backends.base import Backend
+from tts.backends.base import Backend, Reader
 from tts.cost import Tariff
 from tts.errors import UsageError
 from tts.halt import Halt
@@ -85,17 +85,20 @@ class Job:
         runs = self.runner is not None or self.log.ended is not None
         check(strategy, problem, self.scorer, self.models["policy"].info, runs=runs)
         if self.scorer is not None and self.scorer.reads is not None and "scores" in strategy.needs:
-            check_reader(self.scorer, self.models.get(self.scorer.reads))
+            check_reader(self.scorer, self.models.get(self.scorer.reads), problem)
         if strategy.reads is not None:
-            check_reader(strategy, self.models.get(strategy.reads))
+            check_reader(strategy, self.models.get(strategy.reads), problem)
 
 
-def check_reader(asker: Verifier | Strategy, reader: Backend | None) -> None:
-    """Refuse a verifier or strategy whose model is not there, or cannot read."""
+def check_reader(asker: Verifier | Strategy, reader: Backend | None, problem: Problem) -> None:
+    """Refuse a verifier or strategy whose model is not there, cannot read, or cannot be asked what it will be."""
     if reader is None:
         raise UsageError(f"{asker.name} needs a model that reads; give {asker.name} its model, or name another one")
     if "prefill_score" not in reader.info.capabilities:
         raise UsageError(f"{asker.name} needs prefill_score from its model, and {reader.info.name} does not offer it")
+    sheet = asker.trial(problem)
+    if sheet is not None and isinstance(reader, Reader):
+        reader.sheet_tokens(sheet)
 
 
 def check(

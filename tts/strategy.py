@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from tts.types import Answer, Need, Path, Problem, Role, Score
+from tts.types import Answer, Need, Path, Problem, Role, Score, Sheet
 
 if TYPE_CHECKING:
     from tts.run import Run
@@ -41,6 +41,11 @@ class Strategy(BaseModel, ABC):
         """The role of a model that it has texts read by, which has to be there and able to."""
         return None
 
+    def trial(self, problem: Problem) -> Sheet | None:
+        """A sheet like those that its model will be asked to read: one that cannot be is refused before the first token
+        is spent. None where it asks nobody."""
+        return None
+
     @abstractmethod
     def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]: ...
 
@@ -60,6 +65,11 @@ class Verifier(BaseModel, ABC):
     def needs(self) -> frozenset[Need]:
         """Of the model whose paths are scored."""
         return frozenset()
+
+    def trial(self, problem: Problem) -> Sheet | None:
+        """A sheet like those that its model will be asked to read: one that cannot be is refused before the first token
+        is spent. None where it asks nobody."""
+        return None
 
     @abstractmethod
     async def score(self, paths: Sequence[Path], run: Run) -> list[Score | None]:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tts.run import Run
 from tts.strategy import Verifier
-from tts.types import Message, Path, Role, Sampling, Score, Sheet, Verdicts
+from tts.types import Message, Path, Problem, Role, Sampling, Score, Sheet, Verdicts
 from verifiers.process_reward import chance, conversation
 
 ASKED = """{question}
@@ -41,6 +41,9 @@ class Judge(Verifier):
     temperature: Annotated[float, Field(ge=0.0, le=10.0, description="of rationales")] = 0.7
     yes: Annotated[str, Field(min_length=1, description="the one token that says right")] = "Yes"
     no: Annotated[str, Field(min_length=1, description="the one token that says wrong")] = "No"
+
+    def trial(self, problem: Problem) -> Sheet | None:
+        return self._sheet(self._asked(Path.of(problem).append("1")), "")
 
     async def score(self, paths: Sequence[Path], run: Run) -> list[Score | None]:
         asked = [self._asked(path) for path in paths]

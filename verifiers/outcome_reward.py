@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tts.run import Run
 from tts.strategy import Verifier
-from tts.types import Looks, Path, Role, Score, Sheet
+from tts.types import Looks, Path, Problem, Role, Score, Sheet
 from verifiers.process_reward import conversation, second_class
 
 
@@ -27,16 +27,21 @@ class OutcomeReward(Verifier):
     model: Annotated[str, Field(description="the reward model: a backend, as --backend names it")] = ""
     end: Annotated[str, Field(description="the token that ends the model's turns, such as <|im_end|>")] = ""
 
+    def trial(self, problem: Problem) -> Sheet | None:
+        return self._sheet(Path.of(problem).append("1"))
+
     async def score(self, paths: Sequence[Path], run: Run) -> list[Score | None]:
-        sheets = [
-            Sheet(before=conversation(path), pieces=(path.text,), mark=self.end) if path.text.strip() else None
-            for path in paths
-        ]
+        sheets = [self._sheet(path) for path in paths]
         read = iter(await run.read([sheet for sheet in sheets if sheet], model="verifier"))
         verdicts = [next(read) if sheet else None for sheet in sheets]
         return [
             Score(value=_value(each.pieces[0]), by=self.name) if each and each.pieces else None for each in verdicts
         ]
+
+    def _sheet(self, path: Path) -> Sheet | None:
+        if not path.text.strip():
+            return None
+        return Sheet(before=conversation(path), pieces=(path.text,), mark=self.end)
 
 
 def _value(looks: Looks) -> float:

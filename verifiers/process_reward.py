@@ -12,7 +12,7 @@ from pydantic import Field
 from tts.errors import UsageError, counted
 from tts.run import Run
 from tts.strategy import Verifier
-from tts.types import Looks, Message, Path, Role, Score, Sheet, Usage, Verdicts
+from tts.types import Looks, Message, Path, Problem, Role, Score, Sheet, Usage, Verdicts
 from verifiers.aggregation import AGGREGATIONS, Aggregation
 
 SHEPHERD_TAG = "ки"
@@ -57,6 +57,9 @@ class ProcessReward(Verifier):
     model: Annotated[str, Field(description="the reward model: a backend, as --backend names it")] = ""
     form: Annotated[Name, Field(description="the family that it is of")] = "qwen"
     how: Annotated[Aggregation, Field(description="how the scores of steps become one: choose it on dev")] = "min"
+
+    def trial(self, problem: Problem) -> Sheet | None:
+        return self._sheet(Path.of(problem).append("1"), problem.step_end)
 
     async def score(self, paths: Sequence[Path], run: Run) -> list[Score | None]:
         end = run.problem.step_end

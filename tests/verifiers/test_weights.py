@@ -22,6 +22,7 @@ from evals.lab import chain  # noqa: E402
 from evals.lab.reward import RewardModel  # noqa: E402
 from evals.lab.settings import MODELS  # noqa: E402
 from service.commands import cli  # noqa: E402
+from strategies import BestOfN  # noqa: E402
 from tests.fakes import thinker  # noqa: E402
 from tests.tts.backends.conftest import build  # noqa: E402
 from tests.tts.test_run import doing  # noqa: E402
@@ -298,7 +299,7 @@ def test_a_judges_chance_is_the_mean_over_what_it_has_written_first(causal: File
 
 
 def test_a_judge_that_cannot_write_is_refused_in_one_line(process_reward: File) -> None:
-    with pytest.raises(UsageError, match="judges texts and writes none"):
+    with pytest.raises(UsageError, match="gives classes, and this sheet asks for tokens"):
         scored(Judge(yes="Y", no="N", rationales=1), LocalBackend(process_reward), ["a"])
 
 
@@ -374,3 +375,23 @@ def test_the_labs_form_says_what_the_labs_own_code_says() -> None:
     rounds = [list(lines) for lines in zip(*(chain.steps_of(text + "\n") for text in texts), strict=True)]
     for one, other in zip(scores, scored(scorer, backend, *rounds, problem=problem), strict=True):
         assert other.steps == pytest.approx(one.steps, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("verifier", "words"),
+    [
+        (ProcessReward(form="lab"), "gives classes"),
+        (Judge(yes="Y", no="N"), "gives classes"),
+        (OutcomeReward(end="<nothing>"), "this tokenizer has no token for the mark"),
+    ],
+    ids=["prm", "judge", "orm"],
+)
+def test_a_model_of_another_kind_is_refused_before_the_first_token(
+    verifier: Verifier, words: str, process_reward: File
+) -> None:
+    policy, journal, role = FakeBackend(thinker), MemoryJournal(), verifier.reads or ""
+    models: dict[str, Backend] = {"policy": policy, role: LocalBackend(process_reward)}
+    with pytest.raises(UsageError, match=words):
+        asyncio.run(solve(PROBLEM, BestOfN(n=4), models, budget=Budget(tokens=9_000), scorer=verifier, journal=journal))
+    assert policy.calls == 0
+    assert len(journal.records) == 1, "the header"

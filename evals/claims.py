@@ -103,11 +103,7 @@ def verdict(claim: Claim, unit: Unit, sections: Sequence[Section]) -> Verdict:
     measure = _resident if claim.hypothesis == "smaller" else _right
     runs = sum(measure(claim, unit, section, pairs) for section in sections)
     if not pairs:
-        where = "at that number" if claim.hypothesis == "smaller" else "at equal compute"
-        raise UsageError(
-            f"no run holds {claim.ours} at {claim.amount:g} {unit} and {claim.control} {where}; if the control's curve "
-            f"ends before, a run of larger budgets reaches there"
-        )
+        raise UsageError(_missing(claim, unit, sections))
     both = [(float(np.mean(ours)), float(np.mean(theirs))) for _, (ours, theirs) in sorted(pairs.items())]
     if claim.hypothesis == "smaller":
         p = p_value([claim.ratio * theirs - ours for ours, theirs in both], 0.0)
@@ -116,6 +112,17 @@ def verdict(claim: Claim, unit: Unit, sections: Sequence[Section]) -> Verdict:
     p = p_value(differences, 0.0 if claim.hypothesis == "better" else -claim.margin)
     found = mean_by_problem({str(i): [each] for i, each in enumerate(differences)})
     return Verdict(claim, found, len(both), runs, p)
+
+
+def _missing(claim: Claim, unit: Unit, sections: Sequence[Section]) -> str:
+    """Why a claim has nothing to go by."""
+    ours = Cell(method=claim.ours, unit=unit, amount=claim.amount)
+    cells = {row.cell for section in sections for row in section.rows}
+    if ours not in cells:
+        return f"no run holds {ours}"
+    if claim.hypothesis == "smaller" or not any(cell.method == claim.control for cell in cells):
+        return f"no run that holds {ours} holds {claim.control} beside it"
+    return f"the curve of {claim.control} does not reach the compute of {ours}; run it at more budgets"
 
 
 def _right(claim: Claim, unit: Unit, section: Section, pairs: Pairs) -> bool:

@@ -214,7 +214,7 @@ def _row(
         stop=result.stop if result else "failed",
         tokens=result.bill.tokens if result else 0,
         prompt_tokens=sum(usage.prompt_tokens for usage in policy),
-        cached_tokens=sum(usage.cached_tokens for usage in usages),
+        cached_tokens=sum(usage.cached_tokens for usage in policy),
         verifier_tokens=sum(usage.prompt_tokens + usage.completion_tokens for usage in others),
         seconds=sum(usage.seconds for usage in usages),
         usd=result.bill.usd if result else None,

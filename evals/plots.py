@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 STYLES = ("-", "--", ":")
+LONGEST = 40
+"""Characters of a method's name in a legend."""
 FEW = 8
 """Methods whose names fit inside a panel."""
 
@@ -85,8 +87,13 @@ def _pool(axes: Axes, section: Section) -> None:
 
 def _line(axes: Axes, xs: Sequence[float], estimates: Sequence[Any], label: str, color: int) -> None:
     style = STYLES[color // 10 % len(STYLES)]
-    axes.plot(xs, [e.mean for e in estimates], style, marker="o", label=label, color=f"C{color % 10}")
+    axes.plot(xs, [e.mean for e in estimates], style, marker="o", label=shortened(label), color=f"C{color % 10}")
     axes.fill_between(xs, [e.low for e in estimates], [e.high for e in estimates], alpha=0.15, color=f"C{color % 10}")
+
+
+def shortened(label: str) -> str:
+    """A method's name, without its middle where it would take the panel's place."""
+    return label if len(label) <= LONGEST else f"{label[: LONGEST // 2]}…{label[-LONGEST // 2 + 1 :]}"
 
 
 def _doublings(axes: Axes) -> None:

@@ -175,6 +175,7 @@ def as_object(result: Result, strategy: str) -> dict[str, Any]:
             "verifier_tokens": sum(
                 use.prompt_tokens + use.completion_tokens for role, use in usage.items() if role != "policy"
             ),
+            "verifier_cached_tokens": sum(use.cached_tokens for role, use in usage.items() if role != "policy"),
             "kv_token_steps": result.trace.kv_token_steps,
         },
         "selections": [

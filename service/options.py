@@ -101,7 +101,11 @@ def models_of(strategy: Strategy, verifier: Verifier, opened: dict[str, Backend]
 def _reader(asker: Strategy | Verifier, opened: dict[str, Backend]) -> Backend:
     name = getattr(asker, "model", "")
     if not name:
-        raise UsageError(f"{asker.name} needs a model; name it: {asker.name}:model=local:DIR")
+        option = "--verifier-param" if isinstance(asker, Verifier) else "--param"
+        raise UsageError(
+            f"{asker.name} needs a model; name it: tts solve {option} model=local:DIR, or in tts eval "
+            f"{asker.name}:model=local:DIR"
+        )
     if name not in opened:
         opened[name] = open_backend(name)
     return opened[name]

@@ -33,7 +33,7 @@ class Job:
     halt: Halt = field(default_factory=Halt)
     over: bool = False
     best: Path | None = None
-    _promise: tuple[bool, float] = (False, 0.0)
+    _promise: tuple[bool, int, float] = (False, 0, 0.0)
     _since: float | None = None
     _timer: asyncio.TimerHandle | None = None
 
@@ -73,8 +73,9 @@ class Job:
         return remaining(self.budget, self.ledger, self.elapsed())
 
     def consider(self, path: Path) -> None:
-        """Remember the most promising path, for the finisher: a finished one, the best scored, the longest."""
-        promise = (path.finished, path.score.value if path.score else 0.0)
+        """Remember the most promising path, for the finisher: a finished one, that of most steps, the best scored, the
+        longest. Steps go before scores: those of beginnings are higher where a score is the product of many."""
+        promise = (path.finished, 0 if path.finished else len(path.steps), path.score.value if path.score else 0.0)
         longer = promise == self._promise and not path.finished and self.best and path.tokens > self.best.tokens
         if self.best is None or promise > self._promise or longer:
             self.best, self._promise = path, promise

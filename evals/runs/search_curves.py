@@ -27,11 +27,14 @@ def tables(section: Section, control: str) -> Iterator[str]:
     names = dict.fromkeys(method.partition("@")[2] for method in section.methods)
     found = [name for name in names if _named(control, name) in section.methods]
     if not found:
-        raise UsageError(f"{control} is no method of {section.title}; there are {', '.join(section.methods)}")
+        raise UsageError(
+            f"{control} is no method of {section.title}; name one with --control, without its @VERIFIER: "
+            f"{', '.join(dict.fromkeys(method.partition('@')[0] for method in section.methods))}"
+        )
     for name in found:
         own = [method for method in section.methods if method.partition("@")[2] == name]
         plain = [method for method in section.methods if "@" not in method and method not in own]
-        yield from _table(section, name or "no verifier", _named(control, name), [*plain, *own])
+        yield from _table(section, f"@{name}" if name else "as run", _named(control, name), [*plain, *own])
 
 
 def _named(method: str, verifier: str) -> str:
@@ -44,12 +47,13 @@ def _table(section: Section, title: str, control: str, methods: Sequence[str]) -
     parts = [_part(section, rows, control)]
     parts += [_part(section, (row for row in rows if row.group == group), control) for group in groups]
     columns = ["coverage", "compute", "token-steps", "KV before", "KV kept", "idle"]
-    yield f"\n| {title} | paths | all | {' | '.join(groups)} | {' | '.join(columns)} |"
+    yield f"\n| {title} | budget | all | {' | '.join(groups)} | {' | '.join(columns)} |"
     yield f"|---|{'---|' * (2 + len(groups) + len(columns))}"
     for points in zip(*(part.points for part in parts), strict=True):
         (whole, *_) = points
-        name = whole.cell.method.partition("@")[0]
-        yield f"| {name} | {whole.cell.amount:g} | {' | '.join([*map(_accuracy, points), *_costs(whole)])} |"
+        cell = whole.cell
+        name, budget = cell.method.partition("@")[0], f"{cell.amount:g} {cell.unit}"
+        yield f"| {' | '.join([name, budget, *map(_accuracy, points), *_costs(whole)])} |"
 
 
 def _part(section: Section, rows: Iterable[Row], control: str) -> Section:

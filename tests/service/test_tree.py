@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -57,6 +58,16 @@ def test_where_only_some_of_those_that_say_the_same_go_on_nothing_is_called_give
 
     _, records = searched(Beam(n=4, m=2), twins)
     assert not any("pruned" in line for line in drawn(records))
+
+
+def test_a_journal_holds_the_tree(tmp_path: Path) -> None:
+    file = str(tmp_path / "job.jsonl")
+    fake = ("--backend", "fake:tests.handlers:quick", "--answer", "maths", "-p", "n=2", "--tokens", "900")
+    solved = CliRunner().invoke(cli, ["solve", "6*7?", *fake, "--journal", file, "--show", "tree"])
+    replayed = CliRunner().invoke(cli, ["replay", file, "--show", "tree"])
+    assert solved.exit_code == replayed.exit_code == 0, replayed.stderr
+    assert replayed.stdout.startswith("problem\n└── so the answer is ")
+    assert replayed.stdout == solved.stdout
 
 
 def test_an_empty_tree_is_its_root() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from strategies import DVTS
+from strategies import DVTS, Rebase
 from strategies.tree import StepSearch
 from tests.fakes import PROBLEM
 from tests.strategies.scripted import (
@@ -14,6 +14,7 @@ from tests.strategies.scripted import (
     Heard,
     ended,
     every_search,
+    lettered,
     paths_of,
     place,
     searched,
@@ -21,6 +22,7 @@ from tests.strategies.scripted import (
 )
 from tts.backends.base import Request
 from tts.backends.fake import Reply
+from tts.trace import FINISHER
 from tts.types import Budget, Path, Sampling
 
 
@@ -80,3 +82,15 @@ def test_a_tree_of_dvts_that_was_cut_short_hands_in_what_had_ended_in_it() -> No
     result, _ = searched(DVTS(n=4), write, budget=Budget(seconds=1.5), scorer=ByText(table=early))
     assert result.answer is not None
     assert [(vote.answer, vote.count) for vote in result.answer.votes] == [("1", 1)]
+
+
+def test_an_answer_is_forced_from_the_path_that_came_farthest_and_not_from_the_beginning_that_scored_best() -> None:
+    falling = ByText(table={"a": 0.9, "b": 0.8, "aa": 0.5, "ab": 0.4, "ba": 0.3, "bb": 0.2}, low=0.1, high=0.1)
+    result, _ = searched(Rebase(n=2), lettered("ab", 9), budget=Budget(tokens=44), scorer=falling)
+    policy = {call.key: call for call in result.trace.calls if call.role == "policy"}
+    (forced,) = [call for call in policy.values() if call.key.startswith(FINISHER)]
+    depths: dict[str | None, int] = {None: 0}
+    for call in policy.values():
+        depths[call.key] = depths[call.parent] + 1
+    farthest = max(depth for key, depth in depths.items() if key != forced.key)
+    assert depths[forced.parent] == farthest > 1

@@ -88,7 +88,9 @@ class LocalBackend:
         if bool(sheet.ask) != bool(self._lanes):
             said = "log-probabilities of tokens, and this sheet asks for classes"
             says = said if self._lanes else "classes, and this sheet asks for tokens"
-            raise UsageError(f"{self.info.name} gives {says}; choose the form of verifier that it was trained for")
+            raise UsageError(
+                f"{self.info.name} gives {says}; choose the verifier, or its form=…, that it was trained for"
+            )
         ids = self.sheet(sheet).ids
         self._check([*ids, *map(self._prompter.token, sheet.ask)])
         return len(ids)

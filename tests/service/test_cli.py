@@ -170,6 +170,8 @@ def test_strategies_are_listed_with_parameters_and_when_to_use_them() -> None:
     listed = tts("strategies").stdout
     for words in ("best_of_n", "--param n=16", "self_consistency", "weights=majority", "As the baseline"):
         assert words in listed
+    assert "--verifier-param how=min " in listed
+    assert "(last, min, prod, mean)" in listed
     schemas = json.loads(tts("strategies", "--json").stdout)
     assert schemas["self_consistency"]["parameters"]["properties"]["p"]["default"] == 0.5
 

@@ -30,8 +30,8 @@ class StepSearch(Strategy):
     path is copied to make up for one that is missing.
 
     With `fallback`, the verifier has to earn its say: a share of the N solutions is written first, without it, and
-    scored. Where its scores do not side with those that agree (`vouched`), the others are written like them, and all
-    of them vote; else they are candidates beside what the search finds with the rest of N.
+    scored where that can prove anything. Where its scores do not side with those that agree (`vouched`), the others are
+    written like them, and all of them vote; else they are candidates beside what the search finds with the rest of N.
     """
 
     together: ClassVar[bool] = True
@@ -59,16 +59,18 @@ class StepSearch(Strategy):
     async def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]:
         explorer, pilots = self, list[Path]()
         if self.fallback and self.n > 1:
-            pilots = await run.score(await run.sample([Path.of(problem)], math.ceil(PILOTS * self.n)))
+            pilots = await run.sample([Path.of(problem)], math.ceil(PILOTS * self.n))
             explorer = self.model_copy(update={"n": self.n - len(pilots)})
-            if answer := await self.answer(run, pilots):
-                yield answer
             groups = await tally(problem.kind, ballots(problem.kind, pilots), run)
+            if answer := plainly(groups):
+                yield answer
+            if tells(groups):  # else its scores would prove nothing, and reading costs
+                pilots = await run.score(pilots)
+                groups = await tally(problem.kind, ballots(problem.kind, pilots), run)
             if not vouched(groups):
                 everyone = [*pilots, *await run.sample([Path.of(problem)], explorer.n)]
                 groups = await tally(problem.kind, ballots(problem.kind, everyone), run)
-                sizes = [float(len(group)) for group in groups]
-                if answer := elect(groups, sizes, "majority, for want of trust") or unextracted(everyone):
+                if answer := plainly(groups) or unextracted(everyone):
                     yield answer
                 return
         async with aclosing(explorer.explore(problem, run, pilots)) as answers:
@@ -122,6 +124,16 @@ class TreeSearch(StepSearch):
                 return
 
 
+def plainly(groups: Sequence[Group]) -> Answer | None:
+    """The answer of the largest group."""
+    return elect(groups, [float(len(group)) for group in groups], "majority, for want of trust")
+
+
+def tells(groups: Sequence[Group]) -> bool:
+    """Whether some agree and others stand alone."""
+    return any(len(group) > 1 for group in groups) and any(len(group) == 1 for group in groups)
+
+
 def vouched(groups: Sequence[Group]) -> bool:
     """Whether scores side with agreement: of a solution whose answer another one shares and one whose answer nobody
     shares, the first has the higher score in `VOUCHED` of all cases. Two that came to the same answer by chance are
@@ -131,7 +143,7 @@ def vouched(groups: Sequence[Group]) -> bool:
     agreeing = values([ballot.path for group in groups if len(group) > 1 for ballot in group])
     lone = values([ballot.path for group in groups if len(group) == 1 for ballot in group])
     won = sum((one > other) + 0.5 * (one == other) for one in agreeing for other in lone)
-    return bool(agreeing and lone) and won >= VOUCHED * len(agreeing) * len(lone)
+    return tells(groups) and won >= VOUCHED * len(agreeing) * len(lone)
 
 
 def ranked(paths: Sequence[Path]) -> list[Path]:

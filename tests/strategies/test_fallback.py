@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from strategies import Rebase
 from strategies.tree import StepSearch, vouched
 from tests.fakes import PROBLEM, solved
-from tests.strategies.scripted import PLENTY, ByText, Heard, batches, ended, every_search, paths_of, place, searched
+from tests.strategies.scripted import (
+    PLENTY,
+    ByText,
+    Heard,
+    asked,
+    batches,
+    ended,
+    every_search,
+    opinion,
+    paths_of,
+    place,
+    searched,
+)
 from tts.answers import Text
 from tts.backends.base import Request
 from tts.errors import UsageError
@@ -73,6 +85,17 @@ def test_the_first_solutions_answer_before_anything_else_is_written(search: Step
     searched(heard, steps_or_whole, scorer=ByText(table={RIGHT: 0.1}, low=0.5))
     first, last = heard.answers
     assert (sum(vote.count for vote in first.votes), sum(vote.count for vote in last.votes)) == (6, 12)
+
+
+@pytest.mark.parametrize("answer", [RIGHT, f"{WRONG}SEED}}"], ids=["all agree", "nobody agrees"])
+def test_where_first_solutions_cannot_tell_nothing_is_read(answer: str) -> None:
+    result, _ = searched(
+        Rebase(n=8, fallback="vote"),
+        lambda request: answer.replace("SEED", str(request.seed)),
+        **asked(lambda sheet: opinion(0.5)),
+    )
+    assert {call.role for call in result.trace.calls} == {"policy"}
+    assert [len(batch) for batch in batches(result)] == [4, 4]
 
 
 def test_a_search_of_one_solution_has_nobody_to_ask() -> None:

@@ -44,16 +44,17 @@ def _named(method: str, verifier: str) -> str:
 def _table(section: Section, title: str, control: str, methods: Sequence[str]) -> Iterator[str]:
     rows = [row for row in section.rows if row.cell.method in methods]
     groups = list(section.groups)
-    parts = [_part(section, rows, control)]
-    parts += [_part(section, (row for row in rows if row.group == group), control) for group in groups]
+    whole = _part(section, rows, control)
+    parts = [_part(section, (row for row in rows if row.group == group), control) for group in groups]
+    found = [{point.cell: _accuracy(point) for point in part.points} for part in parts]
     columns = ["coverage", "compute", "token-steps", "KV before", "KV kept", "idle"]
     yield f"\n| {title} | budget | all | {' | '.join(groups)} | {' | '.join(columns)} |"
     yield f"|---|{'---|' * (2 + len(groups) + len(columns))}"
-    for points in zip(*(part.points for part in parts), strict=True):
-        (whole, *_) = points
-        cell = whole.cell
+    for point in whole.points:
+        cell = point.cell
         name, budget = cell.method.partition("@")[0], f"{cell.amount:g} {cell.unit}"
-        yield f"| {' | '.join([name, budget, *map(_accuracy, points), *_costs(whole)])} |"
+        by_group = [part.get(cell, "–") for part in found]  # an unfinished run may have none of a group yet
+        yield f"| {' | '.join([name, budget, _accuracy(point), *by_group, *_costs(point)])} |"
 
 
 def _part(section: Section, rows: Iterable[Row], control: str) -> Section:

@@ -18,6 +18,8 @@ from tts.types import Completion, Sampling, Usage
 pytest.importorskip("jinja2", reason="the harness's extra is not installed")
 
 from evals.page import amount, page, signed
+from evals.runs.model_sizes import table
+from evals.runs.search_curves import tables
 
 SETTINGS_ = Settings(suite="chain", split="dev", data=None, model=FAKE, sampling=Sampling(), code="1")
 TOKEN = 2.0 * FAKE.parameters
@@ -234,3 +236,31 @@ def test_what_searches_hold_in_the_cache_is_a_mean_over_their_selections() -> No
     points = as_object(sections)[0]["points"]
     assert json.loads(json.dumps(points))[1]["kv"]["after"] == pytest.approx(75.0)
     assert "<td>150</td><td>75</td><td>30.0%</td>" in page(sections)
+
+
+def test_a_searchs_table_compares_under_one_verifier_by_difficulty() -> None:
+    rows = [
+        row(method, 4, problem, right, 10, "samples", group=group)
+        for method, right in (("vote@prm", False), ("beam@prm", True), ("beam@oracle", True))
+        for problem, group in (("p", "easy"), ("q", "hard"))
+    ]
+    lines = list(tables(Section(SETTINGS_, rows[:-3] + rows[4:5], [], None), "vote"))
+    heading, _, vote, beam = lines[:4]
+    assert heading.startswith("\n| @prm | budget | all |")
+    assert vote.startswith("| vote | 4 samples | 0.0 (0.0 to 0.0) | 0.0 (0.0 to 0.0) | 0.0 (0.0 to 0.0) |")
+    assert beam.startswith("| beam | 4 samples | 100.0, +100.0 (+100.0 to +100.0) | 100.0, ")
+    assert "–" in beam, "a group of which there is no row yet"
+    assert not any("oracle" in line for line in lines), "the control was not run by it"
+    with pytest.raises(UsageError, match=r"nobody is no method .* without its @VERIFIER: vote, beam"):
+        list(tables(Section(SETTINGS_, rows, [], None), "nobody"))
+
+
+def test_a_small_models_run_is_compared_at_the_flops_of_a_large_one() -> None:
+    small = [row("beam", 4, problem, right, 30, group="easy") for problem, right in (("p", True), ("q", False))]
+    large = [row("vote", n, problem, n > 1, 10 * n, group="easy") for n in (1, 9) for problem in "pq"]
+    heading, _, beam = table(Section(SETTINGS_, small, [], None), Section(SETTINGS_, large, [], None), "vote")
+    assert heading == "\n| fake | amount | GFLOPs | all | easy |"
+    (cell,) = set(re.findall(r"50\.0, [-+0-9.]+ \([^)]*\)", beam))
+    assert cell.startswith("50.0, +0.0 (-50.0 to +50.0)"), "halfway between one and nine, in the logarithm"
+    with pytest.raises(UsageError, match="nobody is no method of"):
+        list(table(Section(SETTINGS_, small, [], None), Section(SETTINGS_, large, [], None), "nobody"))

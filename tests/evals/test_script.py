@@ -12,6 +12,7 @@ from evals.script import Script
 def script() -> Script:
     made = Script(claims.__doc__)
     made.add_argument("folders", type=Path, nargs="+")
+    made.add_argument("--family", default="choosing")
     return made
 
 

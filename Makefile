@@ -6,7 +6,7 @@ PIP = $(RUN)python -m pip install --disable-pip-version-check -qq --constraint c
 LOCAL = $(VENV)/.installed-local
 DEV = $(VENV)/.installed-dev
 
-.PHONY: demo test check banks clean
+.PHONY: demo test check banks searches clean
 
 demo: $(LOCAL)
 	$(RUN)tts solve "Tom has 3 boxes with 4 pencils in each box. How many pencils does he have in all?" \
@@ -40,6 +40,32 @@ $(DEV): $(LOCAL)
 banks: $(LOCAL)
 	$(RUN)tts bank fill countdown --split test --limit 1000 --samples 256
 	$(RUN)tts bank fill chain --split test --limit 2000 --samples 256
+
+# What is claimed of searches, on the test split: some two hours on two cores; interrupted, it goes on where it was.
+ETS = ets:temperature=5,sharing=0.5,coverage=0.3,distance=0.3
+VOTE = self_consistency:weights=weighted
+EVAL = $(RUN)tts eval chain --split test
+searches: $(LOCAL)
+	$(EVAL) --limit 360 --samples 64 128 --out runs/cache -s rebase:temperature=5@prm
+	$(EVAL) --limit 360 --samples 128 --out runs/cache -s $(ETS)@prm
+	$(EVAL) --limit 180 --samples 4 16 64 --out runs/search -s self_consistency $(VOTE)@prm best_of_n@prm beam@prm \
+	  rebase@prm rebase:temperature=5@prm $(ETS)@prm particles@prm
+	$(EVAL) --limit 180 --samples 4 16 --out runs/search -s beam@oracle rebase@oracle particles@oracle \
+	  ets:sharing=0.5,coverage=0.3,distance=0.3@oracle
+	$(EVAL) --limit 180 --samples 16 --out runs/search -s dvts@oracle best_first@oracle ab_mcts@oracle
+	$(EVAL) --limit 180 --samples 2 8 32 --out runs/search -s self_consistency $(VOTE)@prm
+	$(EVAL) --limit 180 --samples 2 4 8 16 32 --out runs/search -s $(VOTE)@oracle
+	$(EVAL) --limit 180 --samples 16 --out runs/search -s $(foreach labels,off flipped shuffled,\
+	  $(foreach search,beam rebase:temperature=5 $(ETS) particles,$(search)@prm-$(labels)))
+	$(EVAL) --limit 180 --samples 8 16 32 --out runs/search -s $(foreach labels,off flipped shuffled,$(VOTE)@prm-$(labels))
+	$(EVAL) --limit 1000 --samples 16 --out runs/fallback \
+	  -s $(foreach search,beam rebase ets particles,$(search):fallback=vote@prm-shuffled)
+	$(EVAL) --limit 1000 --samples 16 32 --out runs/fallback -s self_consistency
+	$(EVAL) --limit 180 --samples 4 16 --out runs/small --backend local:evals/lab/models/chain-500k \
+	  -s self_consistency $(VOTE)@prm-off rebase:temperature=5@prm-off beam@prm-off
+	for family in cache search fallback; do $(RUN)python -m evals.claims runs/$$family --family $$family; done
+	$(RUN)python -m evals.runs.search_curves runs/search
+	$(RUN)python -m evals.runs.model_sizes runs/small runs/search
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .coverage

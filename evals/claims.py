@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path as File
 from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from evals.records import Cell, Row, Unit
-from evals.report import Section, read_sections
+from evals.records import Cell, Unit
+from evals.report import Section, Values, read_sections, values_by_problem
 from evals.script import Script
 from evals.statistics import Estimate, holm, mean_by_problem, p_value, ratio_by_problem
 from tts.errors import UsageError
@@ -100,8 +100,15 @@ def read_claims(file: File = FILE) -> Claims:
 def verdict(claim: Claim, unit: Unit, sections: Sequence[Section]) -> Verdict:
     """Test one claim on all runs of its suite, before any adjustment."""
     pairs: Pairs = defaultdict(lambda: ([], []))
-    measure = _resident if claim.hypothesis == "smaller" else _right
-    runs = sum(measure(claim, unit, section, pairs) for section in sections)
+    runs = 0
+    for section in sections:
+        compared = _compared(claim, unit, section)
+        if compared is None:
+            continue
+        runs += 1
+        for problem in compared[0].keys() & compared[1].keys():
+            for values, each in zip(pairs[problem], compared, strict=True):
+                values.append(float(np.mean(each[problem])))
     if not pairs:
         raise UsageError(_missing(claim, unit, sections))
     both = [(float(np.mean(ours)), float(np.mean(theirs))) for _, (ours, theirs) in sorted(pairs.items())]
@@ -125,34 +132,18 @@ def _missing(claim: Claim, unit: Unit, sections: Sequence[Section]) -> str:
     return f"the curve of {claim.control} does not reach the compute of {ours}; run it at more budgets"
 
 
-def _right(claim: Claim, unit: Unit, section: Section, pairs: Pairs) -> bool:
-    """Add whether each problem was solved, here and by the control at equal compute; whether there was both."""
-    pair = section.paired(Cell(method=claim.ours, unit=unit, amount=claim.amount), claim.control)
-    for problem in (pair[0].keys() & pair[1].keys()) if pair else ():
-        for values, each in zip(pairs[problem], pair or (), strict=True):
-            values.append(float(np.mean(each[problem])))
-    return pair is not None
-
-
-def _resident(claim: Claim, unit: Unit, section: Section, pairs: Pairs) -> bool:
-    """Add the mean tokens that were resident after each selection, at the same amount; whether there was both."""
-    both = [
-        _by_problem(row for row in section.rows if row.cell == Cell(method=method, unit=unit, amount=claim.amount))
-        for method in (claim.ours, claim.control)
-    ]
-    shared = both[0].keys() & both[1].keys()
-    for problem in shared:
-        for values, each in zip(pairs[problem], both, strict=True):
-            values.append(float(np.mean(each[problem])))
-    return bool(shared)
-
-
-def _by_problem(rows: Iterable[Row]) -> dict[str, list[float]]:
-    values: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row.selections:
-            values[row.problem].append(row.kept / row.selections)
-    return values
+def _compared(claim: Claim, unit: Unit, section: Section) -> tuple[Values, Values] | None:
+    """Ours and the control's values by problem: the mean tokens resident after a selection, at the same amount, or
+    whether it was solved, at equal compute. None where a run does not have both."""
+    cells = [Cell(method=method, unit=unit, amount=claim.amount) for method in (claim.ours, claim.control)]
+    if claim.hypothesis != "smaller":
+        return section.paired(cells[0], claim.control)
+    searched = [row for row in section.rows if row.selections]
+    ours, theirs = (
+        values_by_problem((row for row in searched if row.cell == cell), lambda row: row.kept / row.selections)
+        for cell in cells
+    )
+    return (ours, theirs) if ours.keys() & theirs.keys() else None
 
 
 def lacking(family: Family, found: Verdict, sections: Sequence[Section]) -> str:

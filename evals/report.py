@@ -128,7 +128,7 @@ class Section:
         names = sorted(easy.keys() - {""}, key=lambda name: (-easy[name], name))
         return {
             name: {
-                cell: mean_by_problem(_values([r for r in rows if r.group == name], lambda r: float(r.right)))
+                cell: mean_by_problem(right_by_problem(r for r in rows if r.group == name))
                 for cell, rows in self._cells.items()
             }
             for name in names
@@ -172,7 +172,7 @@ class Section:
         return _mean(row.flops for row in rows) / (2 * self.settings.model.parameters)
 
     def _point(self, cell: Cell, rows: list[Row]) -> Point:
-        right = _values(rows, lambda row: float(row.right))
+        right = right_by_problem(rows)
         prices = [row.usd for row in rows if row.usd is not None]
         return Point(
             cell=cell,
@@ -204,7 +204,7 @@ class Section:
         such cell, or where the control's curve does not reach there."""
         rows = self._cells.get(cell)
         theirs = self.values_at(control, _mean(row.flops for row in rows)) if rows else None
-        return (_values(rows, lambda row: float(row.right)), theirs) if rows and theirs else None
+        return (right_by_problem(rows), theirs) if rows and theirs else None
 
     def _difference(self, cell: Cell) -> Estimate | None:
         if cell.method == self.baseline:
@@ -216,9 +216,7 @@ class Section:
         """What a method would have got on each problem for that many FLOPs on average: a mixture of its two nearest
         cells, straight between them in the logarithm of FLOPs; None where its curve does not reach there."""
         cells = {c: rows for c, rows in self._cells.items() if c.method == method}
-        curve = [
-            (_mean(row.flops for row in rows), _values(rows, lambda row: float(row.right))) for rows in cells.values()
-        ]
+        curve = [(_mean(row.flops for row in rows), right_by_problem(rows)) for rows in cells.values()]
         curve.sort(key=lambda each: each[0])
         below = [each for each in curve if each[0] <= flops * (1 + 1e-9)]
         above = [each for each in curve if each[0] >= flops * (1 - 1e-9)]
@@ -273,7 +271,13 @@ def _point_object(point: Point) -> dict[str, object]:
     }
 
 
-def _values(rows: Iterable[Row], of: Callable[[Row], float]) -> Values:
+def right_by_problem(rows: Iterable[Row]) -> Values:
+    """Whether each problem was solved, as a number."""
+    return values_by_problem(rows, lambda row: float(row.right))
+
+
+def values_by_problem(rows: Iterable[Row], of: Callable[[Row], float]) -> Values:
+    """What a function says of each row, by problem."""
     values: Values = defaultdict(list)
     for row in rows:
         values[row.problem].append(of(row))

@@ -60,8 +60,7 @@ def ratio_by_problem(pairs: Sequence[tuple[float, float]]) -> Estimate:
     """The mean of the first values over the mean of the second, with a percentile bootstrap of pairs, one per
     problem."""
     array = np.asarray(pairs, dtype=float)
-    rng = np.random.default_rng(SEED)
-    means = np.array([array[rng.integers(0, len(array), len(array))].mean(axis=0) for _ in range(RESAMPLES)])
+    means = _resampled(array)
     low, high = np.quantile(means[:, 0] / means[:, 1], ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     ours, theirs = array.mean(axis=0)
     return Estimate(float(ours / theirs), float(low), float(high))
@@ -71,9 +70,13 @@ def p_value(values: Sequence[float], margin: float) -> float:
     """One-sided bootstrap test of "the mean is at most `margin`": small where the mean is clearly above it. One value
     per problem."""
     array = np.asarray(values, dtype=float)
+    return (1 + int(np.sum(_resampled(array) <= margin))) / (RESAMPLES + 1)
+
+
+def _resampled(array: Array) -> Array:
+    """The means of bootstrap draws of problems, which are the first axis."""
     rng = np.random.default_rng(SEED)
-    draws = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(RESAMPLES)]
-    return (1 + int(np.sum(np.asarray(draws) <= margin))) / (RESAMPLES + 1)
+    return np.array([array[rng.integers(0, len(array), len(array))].mean(axis=0) for _ in range(RESAMPLES)])
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

@@ -99,11 +99,6 @@ def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
     )
 
 
-def scored(method: Method) -> bool:
-    """Whether the verifier is asked at all."""
-    return "scores" in method.strategy.needs
-
-
 def chosen_suite(name: str) -> Suite:
     """The suite of that name."""
     if name not in SUITES:

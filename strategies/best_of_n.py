@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from tts.run import Run
-from tts.selection import ballots, best, tally, unextracted, votes
+from tts.selection import ballots, best, sizes, tally, unextracted, votes
 from tts.strategy import Strategy
 from tts.types import Answer, Need, Path, Problem
 
@@ -39,4 +39,4 @@ class BestOfN(Strategy):
         yield answer
         if problem.kind.votes:
             groups = await tally(problem.kind, cast, run)
-            yield answer.model_copy(update={"votes": votes(groups, [float(len(group)) for group in groups])})
+            yield answer.model_copy(update={"votes": votes(groups, sizes(groups))})

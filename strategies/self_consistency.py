@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from tts.run import Run
-from tts.selection import Group, ballots, elect, tally, unextracted, weighed
+from tts.selection import Group, ballots, elect, sizes, tally, unextracted, weighed
 from tts.strategy import Strategy
 from tts.types import Answer, Need, Path, Problem
 
@@ -49,7 +49,7 @@ class SelfConsistency(Strategy):
     def _weigh(self, groups: list[Group]) -> list[float]:
         """The weight of each group."""
         if self.weights == "majority":
-            return [float(len(group)) for group in groups]
+            return sizes(groups)
         if self.weights == "weighted":
             return weighed(groups)
         return borda(groups, self.p)

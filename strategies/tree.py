@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from tts.run import Run
-from tts.selection import Group, ballots, best, elect, tally, unextracted, values, weighed
+from tts.selection import Group, ballots, best, elect, sizes, tally, unextracted, values, weighed
 from tts.strategy import Strategy
 from tts.types import Answer, Need, Path, Problem
 
@@ -97,7 +97,7 @@ class StepSearch(Strategy):
         if self.select == "best" or not kind.votes:
             return best(kind, cast) or unextracted(ended)
         groups = await tally(kind, cast, run)
-        weights = weighed(groups) if self.select == "weighted" else [float(len(group)) for group in groups]
+        weights = weighed(groups) if self.select == "weighted" else sizes(groups)
         return elect(groups, weights, self.select) or unextracted(ended)
 
 
@@ -126,7 +126,7 @@ class TreeSearch(StepSearch):
 
 def plainly(groups: Sequence[Group]) -> Answer | None:
     """The answer of the largest group."""
-    return elect(groups, [float(len(group)) for group in groups], "majority, for want of trust")
+    return elect(groups, sizes(groups), "majority, for want of trust")
 
 
 def tells(groups: Sequence[Group]) -> bool:

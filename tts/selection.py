@@ -108,11 +108,16 @@ def values(paths: Sequence[Path]) -> list[float]:
     return [path.score.value if path.score else usual for path in paths]
 
 
+def sizes(groups: Sequence[Group]) -> list[float]:
+    """What each group weighs in a plain vote."""
+    return [float(len(group)) for group in groups]
+
+
 def weighed(groups: Sequence[Group]) -> list[float]:
     """The sum of scores of each group; where all of them are zero, each ballot is as good as another."""
     worth = iter(values([ballot.path for group in groups for ballot in group]))
     sums = [math.fsum(next(worth) for _ in group) for group in groups]
-    return sums if any(sums) else [float(len(group)) for group in groups]
+    return sums if any(sums) else sizes(groups)
 
 
 def best(kind: AnswerKind, cast: Sequence[Ballot]) -> Answer | None:

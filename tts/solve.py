@@ -19,7 +19,7 @@ from tts.job import Job, stop_of
 from tts.journal import Ended, Header, Held, Journal, Log, MemoryJournal, Named, Record, Settled
 from tts.ledger import Ledger
 from tts.run import Run
-from tts.selection import ballots, best, elect, tally, unextracted
+from tts.selection import ballots, best, elect, sizes, tally, unextracted
 from tts.strategy import Strategy, Verifier
 from tts.trace import FINISHER, Books
 from tts.types import FINISHER_TOKENS, Answer, Bill, Budget, Message, Path, Problem, Result, Role, Sampling, Stop
@@ -324,7 +324,7 @@ async def _salvage(job: Job, records: list[Record]) -> Result:
     kind = job.header.problem.kind
     cast = ballots(kind, candidates)
     groups = await tally(kind, cast, run) if kind.votes else []
-    answer = elect(groups, [float(len(group)) for group in groups], "majority")
+    answer = elect(groups, sizes(groups), "majority")
     note = f"finished from {len(candidates)} candidates recorded by version {job.header.code}; nothing was replayed"
     return await _end(job, answer or best(kind, cast) or unextracted(candidates), [note], False)
 

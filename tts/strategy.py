@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from tts.run import Run
 
 
-class Strategy(BaseModel, ABC):
+class Asker(BaseModel, ABC):
+    """Whoever may have texts read by a model that is not the policy."""
+
+    def trial(self, problem: Problem) -> Sheet | None:
+        """A sheet like those that its model will be asked to read: one that cannot be is refused before the first token
+        is spent. None where it asks nobody."""
+        return None
+
+
+class Strategy(Asker):
     """Hyper-parameters, and a search that spends through a `Run`.
 
     A search yields better and better answers and needs no `try`, clock or task of its own: where the budget,
@@ -41,16 +50,11 @@ class Strategy(BaseModel, ABC):
         """The role of a model that it has texts read by, which has to be there and able to."""
         return None
 
-    def trial(self, problem: Problem) -> Sheet | None:
-        """A sheet like those that its model will be asked to read: one that cannot be is refused before the first token
-        is spent. None where it asks nobody."""
-        return None
-
     @abstractmethod
     def search(self, problem: Problem, run: Run) -> AsyncGenerator[Answer, None]: ...
 
 
-class Verifier(BaseModel, ABC):
+class Verifier(Asker):
     """Scores paths. Whatever it asks of a model it buys through the `Run` it is given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,11 +69,6 @@ class Verifier(BaseModel, ABC):
     def needs(self) -> frozenset[Need]:
         """Of the model whose paths are scored."""
         return frozenset()
-
-    def trial(self, problem: Problem) -> Sheet | None:
-        """A sheet like those that its model will be asked to read: one that cannot be is refused before the first token
-        is spent. None where it asks nobody."""
-        return None
 
     @abstractmethod
     async def score(self, paths: Sequence[Path], run: Run) -> list[Score | None]:

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path as File
 
 from evals.page import signed
-from evals.report import Section, Values, read_sections
+from evals.report import Section, Values, read_sections, right_by_problem
 from evals.script import Script
-from evals.statistics import paired_difference
+from evals.statistics import mean_by_problem, paired_difference
 from tts.errors import UsageError
 
 
@@ -33,10 +33,7 @@ def table(small: Section, large: Section, control: str) -> Iterator[str]:
     for point in small.points:
         flops = small.flops(point)
         theirs = large.values_at(control, flops)
-        ours: Values = {}
-        for row in small.rows:
-            if row.cell == point.cell:
-                ours.setdefault(row.problem, []).append(float(row.right))
+        ours = right_by_problem(row for row in small.rows if row.cell == point.cell)
         cells = [_compared(_of(ours, each), _of(theirs, each) if theirs else None) for each in parts.values()]
         yield f"| {point.cell.method} | {point.cell.amount:g} | {flops / 1e9:.1f} | {' | '.join(cells)} |"
 
@@ -46,9 +43,8 @@ def _of(values: Values, problems: set[str]) -> Values:
 
 
 def _compared(ours: Values, theirs: Values | None) -> str:
-    right = [sum(each) / len(each) for each in ours.values()]
     difference = paired_difference(ours, theirs) if theirs else None
-    return f"{100 * sum(right) / len(right):.1f}, {signed(difference)}"
+    return f"{100 * mean_by_problem(ours).mean:.1f}, {signed(difference)}"
 
 
 def main(small: File, large: File, control: str) -> None:

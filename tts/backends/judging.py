@@ -1,9 +1,8 @@
-"""Sheets: what a verifier wants read, as token ids and places to look at; and the batch that reads them."""
+"""The batch that reads sheets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,95 +11,8 @@ from torch import Tensor
 from tts.backends.base import Reading
 from tts.backends.lane import Halting
 from tts.backends.prefill import Prefiller, Text, batches
-from tts.backends.prompt import Prompter
-from tts.errors import UsageError
-from tts.types import Finish, Message, Sheet, Usage, Verdicts
-
-
-@dataclass(frozen=True)
-class Spelled:
-    """A sheet as the model reads it: the ids, how many of them come before the first piece, and, of each piece that was
-    not skipped, the places whose states say what comes next."""
-
-    ids: tuple[int, ...]
-    before: int
-    places: tuple[tuple[int, ...], ...]
-
-    @property
-    def first(self) -> int:
-        """The first place: states are wanted from here on."""
-        return self.places[0][0]
-
-
-def spell(sheet: Sheet, prompter: Prompter) -> Spelled:
-    """Token ids of a sheet. A mark is one of the tokens of a piece's end only where the sheet puts it: the same letters
-    in somebody's text are taken out of it by whoever writes the sheet."""
-    before, parts = _turns(sheet, prompter) if sheet.turns else _marked(sheet, prompter)
-    ids = [*before, *(i for piece, mark in parts for i in (*piece, *mark))]
-    begins = accumulate((len(piece) + len(mark) for piece, mark in parts), initial=len(before))
-    places = tuple(_places(sheet, begin, *map(len, part)) for begin, part in zip(begins, parts, strict=False))
-    places = places[sheet.skip :]
-    if any(not each or each[0] < 0 for each in places):
-        raise UsageError("there is nothing to look at in an empty piece without a mark")
-    # Nothing after the last place is read; what is read before the first is what several sheets may share.
-    return Spelled(tuple(ids[: places[-1][-1] + 1]), min(len(before), places[0][0]), places)
-
-
-def _places(sheet: Sheet, begin: int, piece: int, mark: int) -> tuple[int, ...]:
-    """Where to look at a piece of so many tokens and at its mark's."""
-    if sheet.place == "token":
-        return tuple(range(begin, begin + piece + mark))
-    return (begin + piece + (mark if sheet.place == "mark" else 0) - 1,)
-
-
-Parts = list[tuple[list[int], list[int]]]
-"""The ids of each piece and of its mark."""
-
-
-def _marked(sheet: Sheet, prompter: Prompter) -> tuple[list[int], Parts]:
-    if isinstance(sheet.before, str):
-        before = list(prompter.opening)
-        text = sheet.before
-    else:
-        before, text = list(prompter.start_ids(sheet.before)), ""
-    special = prompter.token_id(sheet.mark) if sheet.mark else None
-    if special is not None or not sheet.mark:
-        mark = [] if special is None else [special]
-        before += prompter.encode(text)
-        return before, [(prompter.encode(piece), mark) for piece in sheet.pieces]
-    return _spelled_through(sheet, before, text, prompter)
-
-
-def _spelled_through(sheet: Sheet, before: list[int], text: str, prompter: Prompter) -> tuple[list[int], Parts]:
-    """Where the mark is a word like others, the text is spelled as a whole, as the model has learnt to read it: some
-    tokenizers spell a word differently where a text begins."""
-    ending = prompter.encode(sheet.mark)[-1:]
-    if prompter.decode(ending).strip() != sheet.mark.strip():
-        raise UsageError(f"this tokenizer has no token for the mark {sheet.mark!r} that ends a step")
-    (word,) = ending
-    ids = prompter.encode(text + "".join(piece + sheet.mark for piece in sheet.pieces))
-    ends = [i for i, token in enumerate(ids) if token == word]
-    if len(ends) != len(sheet.pieces):
-        raise UsageError(f"the mark {sheet.mark!r} stands {len(ends)} times in {len(sheet.pieces)} pieces")
-    opening = len(prompter.encode(text)) if text else 0
-    begins = [min(opening, ends[0]), *(end + 1 for end in ends[:-1])]
-    parts = [(ids[begin:end], [word]) for begin, end in zip(begins, ends, strict=True)]
-    return [*before, *ids[: begins[0]]], parts
-
-
-def _turns(sheet: Sheet, prompter: Prompter) -> tuple[list[int], Parts]:
-    """Each piece with the template's words up to the assistant's turn; the mark with those up to the next user's."""
-    if isinstance(sheet.before, str):
-        raise UsageError("a sheet of turns begins with messages, not with a text")
-    turns = [
-        message
-        for piece in sheet.pieces
-        for message in (Message(role="user", content=piece), Message(role="assistant", content=sheet.mark))
-    ]
-    ids, begins = prompter.conversation((*sheet.before, *turns))
-    pieces, marks = begins[len(sheet.before) :: 2], begins[len(sheet.before) + 1 :: 2]
-    ends = [*pieces[1:], len(ids)]
-    return ids[: pieces[0]], [(ids[p:m], ids[m:e]) for p, m, e in zip(pieces, marks, ends, strict=True)]
+from tts.backends.spelling import Spelled
+from tts.types import Finish, Usage, Verdicts
 
 
 @dataclass(eq=False)

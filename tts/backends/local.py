@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Callable
 from pathlib import Path as File
 from typing import Any, TypeVar
 
@@ -21,7 +20,8 @@ from tts.backends.base import Reading, Request
 from tts.backends.decode import Batch, Row, completion_of
 from tts.backends.lane import Lane, Place
 from tts.backends.prompt import Prompter
-from tts.errors import BackendError, UsageError
+from tts.backends.spelling import Speller
+from tts.errors import BackendError
 from tts.types import Capability, Completion, ModelInfo, Path, Sheet, Verdicts, number
 
 MAX_ROWS, MAX_ROWS_OF_SMALL = 32, 2048
@@ -61,7 +61,6 @@ class LocalBackend:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = weights.load_model(folder, config, device)
         self.info = info_of(self._model, weights.EMBEDDED_NAME if source is None else file.stem, folder)
-        self._vocabulary: int = self._model.get_input_embeddings().num_embeddings
         small = self.info.parameters < SMALL
         cores = torch.get_num_threads()
         rows = max_rows or (MAX_ROWS_OF_SMALL if small else MAX_ROWS)
@@ -74,7 +73,8 @@ class LocalBackend:
             for _ in range(lanes if writes else 0)
         ]
         self._reading = [Lane(name, judging.Judging(self._model), MAX_SHEETS, threads) for _ in range(lanes)]
-        self.sheet = lru_cache(maxsize=4096)(lambda sheet: judging.spell(sheet, self._prompter))
+        vocabulary: int = self._model.get_input_embeddings().num_embeddings
+        self._speller = Speller(self._prompter, name, vocabulary, classes=not writes)
 
     @property
     def generated(self) -> int:
@@ -82,22 +82,14 @@ class LocalBackend:
         return sum(lane.generated for lane in self._lanes)
 
     def prompt_tokens(self, path: Path) -> int:
-        return len(self._prompter.path_ids(path))
+        return self._speller.prompt_tokens(path)
 
     def sheet_tokens(self, sheet: Sheet) -> int:
-        if bool(sheet.ask) != bool(self._lanes):
-            said = "log-probabilities of tokens, and this sheet asks for classes"
-            says = said if self._lanes else "classes, and this sheet asks for tokens"
-            raise UsageError(
-                f"{self.info.name} gives {says}; choose the verifier, or its form=…, that it was trained for"
-            )
-        ids = self.sheet(sheet).ids
-        self._check([*ids, *map(self._prompter.token, sheet.ask)])
-        return len(ids)
+        return self._speller.sheet_tokens(sheet)
 
     async def read(self, reading: Reading) -> Verdicts:
-        ask = tuple(self._prompter.token(text) for text in reading.sheet.ask)
-        row = judging.Row(reading, self.sheet(reading.sheet), ask, time.perf_counter())
+        sheet = reading.sheet
+        row = judging.Row(reading, self._speller.sheet(sheet), self._speller.asked(sheet), time.perf_counter())
         await _of_job(self._reading, reading.job).finish(row)
         try:
             return row.verdicts(time.perf_counter() - row.began)
@@ -105,29 +97,13 @@ class LocalBackend:
             raise BackendError(f"{self.info.name} said of a step what is no number") from error
 
     async def generate(self, request: Request) -> Completion:
-        if not self._lanes:
-            raise UsageError(f"{self.info.name} judges texts and writes none; it cannot be a policy")
-        row = Row(request, self._prompt(request), time.perf_counter())
+        row = Row(request, self._speller.prompt(request), time.perf_counter())
         await self._lane(request.job).finish(row)
         assert row.finish is not None
         return completion_of(row, self._text(row), row.finish, time.perf_counter() - row.began)
 
     def _lane(self, job: str) -> Lane[Row]:
         return _of_job(self._lanes, job)
-
-    def _prompt(self, request: Request) -> tuple[int, ...]:
-        """The ids of the prompt."""
-        ids = tuple(self._prompter.path_ids(request.path))
-        self._check([*ids, *request.sampling.banned_ids])
-        if not ids:
-            raise UsageError(f"{self.info.name} cannot continue an empty prompt; give it a message or a token")
-        return ids
-
-    def _check(self, ids: Iterable[int]) -> None:
-        """Refuse what would break the step, and with it the batch that others are in."""
-        unknown = next((i for i in ids if not 0 <= i < self._vocabulary), None)
-        if unknown is not None:
-            raise UsageError(f"{self.info.name} has no token {unknown}; its last one is {self._vocabulary - 1}")
 
     def _text(self, row: Row) -> str:
         return self._prompter.decode(row.ids, row.prompt)
@@ -159,5 +135,4 @@ def _stop_ids(model: Any, prompter: Prompter) -> frozenset[int]:
     """The end-of-text tokens: the configuration's, the generation settings' and the usual end of a turn."""
     named = [model.config.eos_token_id, model.generation_config.eos_token_id]
     ids = [i for value in named for i in (value if isinstance(value, list) else [value])]
-    turns = [prompter.token_id(token) for token in ("<|im_end|>", "<|eot_id|>", "<|endoftext|>")]
-    return frozenset(i for i in (*ids, *turns) if i is not None)
+    return frozenset((*(i for i in ids if i is not None), *prompter.turn_ends))

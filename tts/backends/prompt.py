@@ -23,6 +23,7 @@ from tts.errors import UsageError
 from tts.types import Message, Path
 
 _PLACE = re.compile("\ue000(\\d+)\ue001")
+_TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>")
 _CONTEXT = 8
 """Ids decoded together with new ones: some tokenizers spell a token differently at the start of a text."""
 
@@ -48,6 +49,8 @@ class Prompter:
         self.start_ids = lru_cache(maxsize=1024)(self._start_ids)
         self.opening: tuple[int, ...] = tuple(self._template_tokenizer.encode("").ids)
         """What the tokenizer puts before a text that is no conversation."""
+        self.turn_ends = tuple(i for i in map(self.token_id, _TURN_ENDS) if i is not None)
+        """The usual ends of a turn, which not every configuration names."""
 
     def path_ids(self, path: Path) -> list[int]:
         """The whole path as a prompt: generated steps keep the ids they were generated as."""

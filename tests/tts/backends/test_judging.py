@@ -11,7 +11,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the local backend's extra is not installed")
 
 from tts.backends.base import Reading  # noqa: E402
-from tts.backends.judging import Judging, Row, spell  # noqa: E402
+from tts.backends.judging import Judging, Row  # noqa: E402
+from tts.backends.spelling import spell  # noqa: E402
 from tts.backends.local import LocalBackend  # noqa: E402
 from tts.backends.prefill import TOKENS_AT_ONCE  # noqa: E402
 from tts.backends.prompt import Prompter  # noqa: E402

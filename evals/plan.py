@@ -61,6 +61,11 @@ class Plan:
     def size(self) -> int:
         return len(self.items) * len(self.methods) * len(self.budgets) * len(self.seeds)
 
+    def backends(self, policy: Backend) -> list[Backend]:
+        """All the models that it asks, once."""
+        asked = [policy, *(backend for method in self.methods for backend in method.models.values())]
+        return list({id(backend): backend for backend in asked}.values())
+
     def cells(self) -> list[tuple[Method, Cell]]:
         """Every point of every curve, the largest budgets first: what they draw serves the smaller ones."""
         ordered = sorted(self.budgets, key=lambda budget: -budget[1])

@@ -37,7 +37,7 @@ def fill(suite_name: str, options: dict[str, Any]) -> int:
     try:
         with progress("samples", len(items) * options["samples"]) as observe:
             gaps = run_with(
-                backend,
+                [backend],
                 fill_bank(
                     items,
                     backend,

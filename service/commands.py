@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from service.options import Variadic, ask, build, checked, models_of, open_backend, run_with
+from service.options import Variadic, ask, build, checked, models_of, open_backend, read_by, run_with
 from strategies import STRATEGIES
 from tts.answers import Code, Runner, kinds
 from tts.backends.base import Backend, is_virtual
@@ -73,8 +73,8 @@ def cli() -> None:
     "backend_name",
     default="local",
     show_default=True,
-    help="local (the embedded SmolLM2), local:DIR, local:FILE.gguf, bank:DIR (recorded samples), "
-    "or fake:MODULE:FUNCTION.",
+    help="local (the embedded SmolLM2), local:DIR, local:FILE.gguf, sglang:URL[,URL…] (served, on one or more "
+    "replicas), bank:DIR (recorded samples), or fake:MODULE:FUNCTION.",
 )
 @click.option(
     "--answer",
@@ -84,7 +84,13 @@ def cli() -> None:
     'or its JSON form, such as \'{"kind": "choice", "letters": "ABCDE"}\'.',
 )
 @click.option("--instruction", help="How to answer, instead of what the answer kind asks for by itself.")
-@click.option("--verifier", default="confidence", show_default=True, help=f"Scores samples: {', '.join(VERIFIERS)}.")
+@click.option(
+    "--verifier",
+    default="confidence",
+    show_default=True,
+    metavar="NAME[@BACKEND]",
+    help=f"Scores samples: {', '.join(VERIFIERS)}; read by the model of a backend.",
+)
 @click.option(
     "--verifier-param", "verifier_params", multiple=True, metavar="NAME=VALUE", help="A verifier's parameter."
 )
@@ -110,7 +116,8 @@ def solve(problem: str, **options: Any) -> None:
     \b
     tts solve "What is 12 * 17?" --answer maths --tokens 4000
     tts solve - --strategy self_consistency -p n=32 -p weights=borda < problem.txt
-    tts solve "…" --answer maths --strategy ets --verifier prm --verifier-param model=local:DIR --show tree
+    tts solve "…" --answer maths --strategy ets --verifier prm@local:DIR --show tree
+    tts solve "…" --answer maths --backend sglang:http://a:30000,http://b:30000 --verifier prm@sglang:http://c:30000
     """
     guarded(lambda: _solve(problem, options))
 
@@ -186,7 +193,13 @@ def replay(journal_file: File, as_json: bool, show: str | None) -> None:
 @click.option("--split", type=click.Choice(["train", "dev", "test"]), help="Default: dev in the lab, else test.")
 @click.option("--data", type=click.Path(path_type=File), help="JSONL with id, problem, answer: instead of the hub.")
 @click.option("--backend", "backend_name", help="As for `tts solve`.  [default: the suite's own model]")
-@click.option("--verifier", default="confidence", show_default=True, help=f"Scores samples: {', '.join(VERIFIERS)}.")
+@click.option(
+    "--verifier",
+    default="confidence",
+    show_default=True,
+    metavar="NAME[@BACKEND]",
+    help=f"Scores samples: {', '.join(VERIFIERS)}; read by the model of a backend.",
+)
 @click.option("--max-tokens", type=int, help="Most tokens of one sample.  [default: the suite's]")
 @click.option("--temperature", type=float, help="Sampling temperature.  [default: the suite's]")
 @click.option("--top-p", type=float, help="Nucleus sampling.  [default: the suite's]")
@@ -305,7 +318,13 @@ def bank_merge(folders: tuple[File, ...], out: File) -> None:
 )
 @click.option("--target-accuracy", type=click.FloatRange(0, 1), help="Name the cheapest setting that reaches this.")
 @click.option("--max-p95-seconds", type=click.FloatRange(0), help="Only settings of which 95 % end by then.")
-@click.option("--verifier", default="confidence", show_default=True, help=f"Scores samples: {', '.join(VERIFIERS)}.")
+@click.option(
+    "--verifier",
+    default="confidence",
+    show_default=True,
+    metavar="NAME[@BACKEND]",
+    help=f"Scores samples: {', '.join(VERIFIERS)}; read by the model of a backend.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Problems.  [default: all of the bank's]")
 @click.option("--data", type=click.Path(path_type=File), help="The file of problems, if the bank was filled from one.")
 @click.option("--prices", type=click.Path(path_type=File), help="Price table (TOML), for a column in dollars.")
@@ -358,7 +377,8 @@ def _solve(text: str, options: dict[str, Any]) -> int:
     from tts.journal import JsonlJournal, MemoryJournal
 
     strategy: Strategy = build(STRATEGIES, "strategy", options["strategy"], options["params"])
-    scorer: Verifier = build(VERIFIERS, "verifier", options["verifier"], options["verifier_params"])
+    verifier, _, reader = options["verifier"].partition("@")
+    scorer: Verifier = build(VERIFIERS, "verifier", verifier, [*options["verifier_params"], *read_by(reader)])
     problem = ask(text, options["answer"], options["instruction"], options["step_end"])
     units = {unit: options[unit] for unit in ("tokens", "seconds", "usd", "flops") if options[unit] is not None}
     budget = checked(Budget, units or {"tokens": DEFAULT_TOKENS})
@@ -378,7 +398,7 @@ def _solve(text: str, options: dict[str, Any]) -> int:
         records = journal or MemoryJournal()
         view = stack.enter_context(progress(problem, strategy, budget))
         outcome = run_with(
-            backend,
+            models.values(),
             _interruptible(
                 problem, strategy, models, budget, scorer, sampling, prices, options["seed"], records, view, runner
             ),

@@ -25,7 +25,7 @@ from evals.records import Row, Settings, Unit
 from evals.report import Point, Section, as_object, no_baseline, read_sections
 from evals.suites import SUITES, Suite, digested
 from service.display import BACKEND_FAILED, INTERRUPTED, working
-from service.options import bank_behind, build, checked, models_of, open_backend, run_with
+from service.options import bank_behind, build, checked, models_of, open_backend, read_by, run_with
 from service.progress import progress
 from strategies import STRATEGIES
 from tts.answers import Code
@@ -69,7 +69,7 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     folder: File = options["out"] or File("runs") / f"{suite.name}-{split}"
     try:
         with _progress(plan) as observe:
-            rows = run_with(backend, evaluate(plan, backend, settings, prices, folder, observe))
+            rows = run_with(plan.backends(backend), evaluate(plan, backend, settings, prices, folder, observe))
     except KeyboardInterrupt:
         click.echo(
             f"tts: interrupted; the rows in {folder} are kept, and the same command goes on from there", err=True
@@ -210,7 +210,7 @@ def parsed_method(
     verifiers: Mapping[str, type[Verifier]] = VERIFIERS,
     own: Mapping[str, Verifier] = NONE_OF_ITS_OWN,
 ) -> Method:
-    """A method from `NAME[:PARAMETER=VALUE,…][@VERIFIER[:PARAMETER=VALUE,…]]`; `own` are the suite's verifiers."""
+    """A method from `NAME[:PARAMETER=VALUE,…][@VERIFIER]`; `own` are the suite's verifiers."""
     described, _, scorer = spec.partition("@")
     name, _, parameters = described.partition(":")
     strategy = build(STRATEGIES, "strategy", name, [p for p in parameters.split(",") if p])
@@ -223,9 +223,11 @@ def parsed_method(
 
 
 def parsed_verifier(spec: str, verifiers: Mapping[str, type[Verifier]], own: Mapping[str, Verifier]) -> Verifier:
-    """A verifier from `NAME[:PARAMETER=VALUE,…]`: one of the suite's, with what is to be different, or any other."""
-    name, _, parameters = spec.partition(":")
-    given = [p for p in parameters.split(",") if p]
+    """A verifier from `NAME[:PARAMETER=VALUE,…][@BACKEND]`: one of the suite's, with what is to be different, or any
+    other."""
+    described, _, backend = spec.partition("@")
+    name, _, parameters = described.partition(":")
+    given = [*(p for p in parameters.split(",") if p), *read_by(backend)]
     if name not in own:
         return build({**{each: type(v) for each, v in own.items()}, **verifiers}, "verifier", name, given)
     values = build({name: type(own[name])}, "verifier", name, given).model_dump(exclude_unset=True)

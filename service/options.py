@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import json
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 import evals.suites  # noqa: F401  their tasks register answer kinds of their own
 from tts.answers import AnswerKind, kind_from
-from tts.backends.base import Backend, is_virtual
+from tts.backends.base import Backend, Connected, is_virtual
 from tts.clock import run_virtual
 from tts.cost import one_line
 from tts.errors import UsageError, unknown
@@ -87,7 +87,14 @@ def open_backend(name: str) -> Backend:
         return _remembered(_bank(rest))
     if scheme == "fake":
         return _fake(rest)
-    raise unknown("backend", scheme, ("local", "bank", "fake"))
+    if scheme == "sglang":
+        return _sglang(rest)
+    raise unknown("backend", scheme, ("local", "sglang", "bank", "fake"))
+
+
+def read_by(backend: str) -> list[str]:
+    """The parameter that names a verifier's model, where `@BACKEND` came after its name."""
+    return [f"model={backend}"] if backend else []
 
 
 def models_of(strategy: Strategy, verifier: Verifier, opened: dict[str, Backend]) -> dict[Role, Backend]:
@@ -103,8 +110,8 @@ def _reader(asker: Strategy | Verifier, opened: dict[str, Backend]) -> Backend:
     if not name:
         option = "--verifier-param" if isinstance(asker, Verifier) else "--param"
         raise UsageError(
-            f"{asker.name} needs a model; name it: tts solve {option} model=local:DIR, or in tts eval "
-            f"{asker.name}:model=local:DIR"
+            f"{asker.name} needs a model; name it: {option} model=local:DIR, or {asker.name}@local:DIR, or "
+            f"{asker.name}@sglang:URL"
         )
     if name not in opened:
         opened[name] = open_backend(name)
@@ -117,9 +124,20 @@ def bank_behind(name: str) -> Bank | None:
     return _bank(rest) if scheme == "bank" else None
 
 
-def run_with(backend: Backend, main: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`; in virtual time where the backend only remembers how long things took."""
-    return run_virtual(main) if is_virtual(backend) else asyncio.run(main)
+def run_with(backends: Iterable[Backend], main: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, and backends let go of their connections; in virtual time where one only remembers how long things
+    took."""
+    listed = list(backends)
+    return run_virtual(main) if any(map(is_virtual, listed)) else asyncio.run(_closing(listed, main))
+
+
+async def _closing(backends: Iterable[Backend], main: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await main
+    finally:
+        for backend in backends:
+            if isinstance(backend, Connected):
+                await backend.aclose()
 
 
 def _local(folder: str) -> Backend:
@@ -132,6 +150,14 @@ def _local(folder: str) -> Backend:
     if folder and is_encoder(File(folder)):
         return EncoderBackend(File(folder))
     return LocalBackend(File(folder) if folder else None, notice=lambda message: click.echo(message, err=True))
+
+
+def _sglang(urls: str) -> Backend:
+    try:
+        from tts.backends.sglang import SGLangBackend
+    except ModuleNotFoundError as error:
+        raise UsageError(f"the SGLang backend needs {error.name}; pip install 'test-time-scaling[sglang]'") from error
+    return asyncio.run(SGLangBackend.open([url for url in urls.split(",") if url]))
 
 
 def _bank(folder: str) -> Bank:

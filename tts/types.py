@@ -77,7 +77,8 @@ class Usage(Noun):
     """What one model call consumed. Tokens are counted by the engine, never estimated from text.
 
     `cached_tokens` is the part of the prompt whose prefill was already paid for; `kv_token_steps` is the sum,
-    over decode steps, of the tokens resident in the KV cache for this call.
+    over decode steps, of the tokens resident in the KV cache for this call. `uncertain_tokens` are the most that may
+    have been generated beside, by a server that failed before it delivered them; nobody is billed for them.
     """
 
     prompt_tokens: NonNegativeInt
@@ -85,6 +86,7 @@ class Usage(Noun):
     completion_tokens: NonNegativeInt
     seconds: NonNegativeFloat
     kv_token_steps: NonNegativeInt
+    uncertain_tokens: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _cached_is_part_of_prompt(self) -> Self:
@@ -116,6 +118,7 @@ class Usage(Noun):
             completion_tokens=sum(usage.completion_tokens for usage in usages),
             seconds=math.fsum(usage.seconds for usage in usages),
             kv_token_steps=sum(usage.kv_token_steps for usage in usages),
+            uncertain_tokens=sum(usage.uncertain_tokens for usage in usages),
         )
 
     def __add__(self, other: Usage) -> Usage:

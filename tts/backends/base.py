@@ -89,6 +89,15 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
+class Connected(Protocol):
+    """A backend that holds connections open, in the event loop in which it was used last."""
+
+    async def aclose(self) -> None:
+        """Let go of them."""
+        ...
+
+
 def is_virtual(backend: Backend) -> bool:
     """Whether a backend only remembers how long things took, and says so with `virtual = True`: it is to be run in
     virtual time, its samples are shared already, and its jobs are not resumed but run again."""

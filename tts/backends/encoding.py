@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 from tts.backends import weights
 from tts.backends.base import Reading, Request
 from tts.backends.judging import Row
-from tts.backends.spelling import Spelled
 from tts.backends.lane import Lane
 from tts.backends.local import MAX_SHEETS, info_of
 from tts.backends.prefill import batches
+from tts.backends.spelling import Spelled
 from tts.errors import UsageError
 from tts.types import Completion, Path, Sheet, Verdicts
 

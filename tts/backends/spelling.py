@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from tts.backends.base import Request
 from tts.backends.prompt import Prompter
@@ -37,6 +37,11 @@ class Speller:
             raise UsageError(f"{self._name} cannot continue an empty prompt; give it a message or a token")
         return ids
 
+    def parts(self, path: Path) -> tuple[tuple[int, ...], ...]:
+        """The ids of the prompt, its start and its steps apart."""
+        steps = (s.token_ids if s.token_ids is not None else tuple(self.prompter.encode(s.text)) for s in path.steps)
+        return (self.prompter.start_ids(path.start), *steps)
+
     def sheet_tokens(self, sheet: Sheet) -> int:
         if bool(sheet.ask) == self.classes:
             said = "log-probabilities of tokens, and this sheet asks for classes"
@@ -64,6 +69,14 @@ class Spelled:
     ids: tuple[int, ...]
     before: int
     places: tuple[tuple[int, ...], ...]
+    ends: tuple[int, ...] = ()
+    """Where each piece is looked at last, skipped ones too."""
+
+    @property
+    def parts(self) -> tuple[tuple[int, ...], ...]:
+        """The ids, parted where texts of the same beginning may part."""
+        cuts = (0, self.before, *(end + 1 for end in self.ends))
+        return tuple(self.ids[begin:end] for begin, end in pairwise(cuts) if begin < end)
 
     @property
     def first(self) -> int:
@@ -78,11 +91,12 @@ def spell(sheet: Sheet, prompter: Prompter) -> Spelled:
     ids = [*before, *(i for piece, mark in parts for i in (*piece, *mark))]
     begins = accumulate((len(piece) + len(mark) for piece, mark in parts), initial=len(before))
     places = tuple(_places(sheet, begin, *map(len, part)) for begin, part in zip(begins, parts, strict=False))
+    ends = tuple(each[-1] for each in places if each)
     places = places[sheet.skip :]
     if any(not each or each[0] < 0 for each in places):
         raise UsageError("there is nothing to look at in an empty piece without a mark")
     # Nothing after the last place is read; what is read before the first is what several sheets may share.
-    return Spelled(tuple(ids[: places[-1][-1] + 1]), min(len(before), places[0][0]), places)
+    return Spelled(tuple(ids[: places[-1][-1] + 1]), min(len(before), places[0][0]), places, ends)
 
 
 def _places(sheet: Sheet, begin: int, piece: int, mark: int) -> tuple[int, ...]:

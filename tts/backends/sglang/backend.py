@@ -1,0 +1,228 @@
+"""The backend: a continuation or a sheet, placed on a replica, brought to its end wherever that takes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path as File
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from tts.backends.base import Reading, Request
+from tts.backends.prompt import Prompter
+from tts.backends.sglang.about import Facts, ask, basename, folder_of, info_of, read_config
+from tts.backends.sglang.draft import Draft
+from tts.backends.sglang.fleet import Errand, Fleet
+from tts.backends.sglang.replica import Replica
+from tts.backends.sglang.warmth import chain
+from tts.backends.sglang.wire import Failure, Wire, looks, readout
+from tts.backends.spelling import Spelled, Speller
+from tts.errors import BackendError, UsageError
+from tts.halt import Halt
+from tts.types import Completion, Looks, Message, Path, Sheet, Usage, Verdicts, digest
+
+ATTEMPTS = 4
+"""Replicas that one call tries, or times that it tries the only one."""
+PATIENCE = 10.0
+"""Seconds after which a server that says nothing counts as hung."""
+GRACE = 2.0
+"""Seconds for an aborted request to come back."""
+USUAL = 256.0
+"""Tokens that a continuation is expected to have, until some have come."""
+
+
+class SGLangBackend:
+    """One model, served by the replicas at `urls`: `await SGLangBackend.open(urls)`.
+
+    Every continuation ends at its grant, to the token, and is billed by what its server delivered, also when it was cut
+    short. When a replica fails, another one goes on from what was delivered; what the first may have generated beside
+    is `uncertain_tokens` of the usage, and is not billed. SGLang draws from a seed of its own: the same requests do not
+    give the same completions twice.
+    """
+
+    def __init__(self, replicas: Sequence[Replica], facts: Facts, name: str, patience: float, key: str | None) -> None:
+        prompter = Prompter(facts.folder)
+        classes = not facts.server.get("is_generation", True)
+        self.info = info_of(facts, name, GRACE)
+        self.tokenizer = facts.folder / "tokenizer.json"
+        self._speller = Speller(prompter, name, read_config(facts.folder)["vocab_size"], classes=classes)
+        self._fleet = Fleet(replicas, patience)
+        self._facts, self._patience, self._key = facts, patience, key
+        self._usual = USUAL
+
+    @classmethod
+    async def open(
+        cls,
+        urls: Sequence[str],
+        *,
+        name: str | None = None,
+        tokenizer: File | None = None,
+        api_key: str | None = None,
+        patience: float = PATIENCE,
+    ) -> Self:
+        """Ask the servers at `urls` what they serve. Raises `BackendError` where none is there, `UsageError` where they
+        serve different models or the tokenizer cannot be found."""
+        if not urls:
+            raise UsageError("the SGLang backend needs a server: --backend sglang:http://HOST:PORT")
+        replicas = [await _replica(url, api_key, patience) for url in dict.fromkeys(urls)]
+        first = replicas[0].facts
+        for replica in replicas[1:]:
+            _check_same(first, replica)
+        facts = Facts(first, folder_of(first, tokenizer))
+        return cls(replicas, facts, name or basename(first), patience, api_key)
+
+    async def aclose(self) -> None:
+        """Let go of all connections."""
+        await self._fleet.close()
+
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        """Those that serve now."""
+        return tuple(self._fleet.replicas)
+
+    async def add(self, url: str) -> None:
+        """One more replica, from now on."""
+        replica = await _replica(url, self._key, self._patience)
+        _check_same(self._facts.server, replica)
+        self._fleet.add(replica)
+
+    def drain(self, url: str) -> None:
+        """Give a replica nothing new; it is forgotten when it is through with what it has."""
+        self._fleet.drain(url)
+
+    def prompt_tokens(self, path: Path) -> int:
+        return self._speller.prompt_tokens(path)
+
+    def sheet_tokens(self, sheet: Sheet) -> int:
+        return self._speller.sheet_tokens(sheet)
+
+    async def generate(self, request: Request) -> Completion:
+        began = time.perf_counter()
+        self._speller.prompt(request)
+        draft = Draft(request, self._speller.parts(request.path), self._speller.prompter)
+        tokens = min(self._usual, request.max_tokens)
+        errand = Errand(_conversation(request.path), draft.links, tokens, request.halt)
+        stop_ids = self._speller.prompter.turn_ends
+        try:
+            while draft.finish is None:
+                async with self._placed(errand, draft.attempts + 1) as replica:
+                    if replica is None:
+                        draft.finish = "halted"
+                    else:
+                        await replica.decode(draft, stop_ids)
+        except BackendError as error:
+            raise BackendError(str(error), draft.usage(time.perf_counter() - began)) from error
+        self._usual += (draft.made - self._usual) / 16
+        return draft.completion(time.perf_counter() - began)
+
+    async def read(self, reading: Reading) -> Verdicts:
+        began = time.perf_counter()
+        sheet = self._speller.sheet(reading.sheet)
+        errand = Errand(digest(repr(reading.sheet.before)), chain(sheet.parts), 0.0, reading.halt)
+        for attempt in range(1, ATTEMPTS + 1):
+            async with self._placed(errand, attempt) as replica:
+                if replica is None:
+                    break
+                pieces, read, cached = await self._reader(replica, reading, sheet, f"{reading.id}{attempt:02};")
+                usage = Usage.of(prompt=read, cached=cached, completion=0, seconds=time.perf_counter() - began)
+                try:
+                    return Verdicts(pieces=pieces, usage=usage)
+                except ValidationError as error:
+                    raise BackendError(f"{self.info.name} said of a step what is no number", usage) from error
+        return Verdicts(pieces=None, usage=Usage.none())
+
+    @asynccontextmanager
+    async def _placed(self, errand: Errand, attempt: int) -> AsyncIterator[Replica | None]:
+        """A replica, once it is the call's turn there; None where a halt came first. A failure is remembered, and is
+        one of the call's only at its last attempt."""
+        replica = await self._fleet.place(errand)
+        if replica is None:
+            yield None
+            return
+        try:
+            await replica.turn(errand.links, errand.halt)
+            yield replica if errand.halt.reason is None else None
+            replica.breaker.succeeded()
+        except Failure as failure:
+            replica.breaker.failed()
+            errand.failed.add(replica)
+            if attempt >= ATTEMPTS:
+                raise BackendError(f"{failure} (tried {attempt} times)", Usage.none()) from failure
+        finally:
+            self._fleet.leave(replica)
+
+    async def _reader(
+        self, replica: Replica, reading: Reading, sheet: Spelled, rid: str
+    ) -> tuple[tuple[Looks, ...] | None, int, int]:
+        """What a replica says of a sheet, how much it had to read and how much of that was cached."""
+        try:
+            if self._speller.classes:
+                return await self._classes(replica, sheet, rid, reading.halt)
+            asked = self._speller.asked(reading.sheet)
+            body = readout(sheet.ids, asked, sheet.first)
+            reply = await replica.ask("/generate", body, rid, chain(sheet.parts), reading.halt)
+            told = reply["meta_info"]
+            if told["finish_reason"]["type"] == "abort":
+                return _aborted(told, reading.halt)
+            by_place = looks(reply, sheet.first)
+            pieces = tuple(tuple(by_place[place] for place in places) for places in sheet.places)
+            return pieces, told["prompt_tokens"], told["cached_tokens"]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise Failure(f"{replica.url} sent nonsense", started=True) from error
+
+    async def _classes(
+        self, replica: Replica, sheet: Spelled, rid: str, halt: Halt
+    ) -> tuple[tuple[Looks, ...] | None, int, int]:
+        """A classifier is read at a text's last token only: the whole sheet first, whose beginnings are then cached."""
+        places = [place for places in sheet.places for place in places]
+        last = await self._class(replica, sheet, places[-1], f"{rid}00000;", halt)
+        others = [
+            self._class(replica, sheet, place, f"{rid}{i:05};", halt) for i, place in enumerate(places[:-1], start=1)
+        ]
+        replies = [*await asyncio.gather(*others), last]
+        told = dict(zip(places, (tuple(reply["embedding"]) for reply in replies), strict=True))
+        pieces = tuple(tuple(told[place] for place in each) for each in sheet.places)
+        fresh = sum(each["meta_info"]["prompt_tokens"] - _cached(each) for each in replies)
+        return pieces, len(sheet.ids), max(0, len(sheet.ids) - fresh)
+
+    async def _class(self, replica: Replica, sheet: Spelled, place: int, rid: str, halt: Halt) -> Mapping[str, Any]:
+        body = {"input_ids": list(sheet.ids[: place + 1])}
+        reply: Mapping[str, Any] = await replica.ask("/classify", body, rid, chain(sheet.parts), halt)
+        return reply
+
+
+def _cached(reply: Mapping[str, Any]) -> int:
+    return int(reply["meta_info"].get("cached_tokens") or 0)
+
+
+async def _replica(url: str, key: str | None, patience: float) -> Replica:
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"{url!r} is no address of a server; it begins with http:// or https://")
+    wire = Wire(url.rstrip("/"), key)
+    try:
+        return Replica(wire, await ask(wire), patience)
+    finally:
+        await wire.close()
+
+
+def _check_same(facts: Mapping[str, Any], replica: Replica) -> None:
+    mine, theirs = ((basename(each), each.get("weight_version")) for each in (facts, replica.facts))
+    if mine != theirs:
+        raise UsageError(f"{replica.url} serves {theirs[0]}, and the others {mine[0]}; replicas serve the same model")
+
+
+def _aborted(told: Mapping[str, Any], halt: Halt) -> tuple[None, int, int]:
+    """Nothing was read where we had it aborted; else the server did."""
+    if halt.reason is None:
+        raise Failure(f"a reading was aborted: {told['finish_reason'].get('message')}", started=False)
+    return None, 0, 0
+
+
+def _conversation(path: Path) -> str:
+    """What a path shares with the later turns of its conversation: all up to the first question."""
+    messages = [part for part in path.start if isinstance(part, Message)]
+    first = next((i for i, message in enumerate(messages) if message.role == "user"), 0)
+    return digest(repr(path.start[: first + 1] if messages else path.start[:64]))

@@ -1,0 +1,151 @@
+"""One call on its way, over however many replicas it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tts.backends.base import Request
+from tts.backends.prompt import Prompter
+from tts.backends.sglang.warmth import Chain, chain
+from tts.backends.sglang.wire import Said, said
+from tts.types import Completion, Finish, Usage
+
+FEWEST, CHUNKS = 16, 32
+"""Tokens between two pieces of a stream, at the least, and about how many pieces a long text comes in: a server sends
+all there is so far with every piece, so many pieces are much."""
+
+
+@dataclass(eq=False)
+class Draft:
+    """A continuation: what was delivered of it, and what it has cost. A replica that takes over goes on from there."""
+
+    request: Request
+    parts: tuple[Sequence[int], ...]
+    prompter: Prompter
+    ids: tuple[int, ...] = ()
+    logprob: float | None = 0.0
+    made: int = 0
+    finish: Finish | None = None
+    attempts: int = 0
+    _read: int = 0
+    _cached: int = 0
+    _uncertain: int = 0
+    _withheld: int = 0
+    _resumed: int = 0
+    """Ids that an earlier replica had delivered."""
+    _seen: int = field(default=0)
+    """Events that `watch` has been shown."""
+
+    def __post_init__(self) -> None:
+        self.prompt = tuple(i for part in self.parts for i in part)
+        self.links: Chain = chain(self.parts)
+
+    @property
+    def id(self) -> str:
+        """The request's id; another one for every attempt, none of which begins another's."""
+        return f"{self.request.id}{self.attempts:02};"
+
+    @property
+    def interval(self) -> int:
+        """How many tokens a server may keep before it sends them."""
+        return 1 if self.request.watch else max(FEWEST, self.request.max_tokens // CHUNKS)
+
+    @property
+    def left(self) -> int:
+        """How many tokens may still be asked for."""
+        return self.request.max_tokens - self.made - self._withheld
+
+    def context(self) -> tuple[int, ...]:
+        """What is to be continued."""
+        return (*self.prompt, *self.ids)
+
+    def take(self, told: Said) -> None:
+        """All that a replica has delivered, when it has ended."""
+        self._deliver(told)
+        self.finish = self._finish(told)
+        if self.finish == "stop" and self.ids and self.ids[-1] == (told.finish or {}).get("matched"):
+            self.ids = self.ids[:-1]
+        if self._resumed and self.finish in ("stop", "until", "length"):
+            self._cut_at_stop()
+
+    def lose(self, told: Said | None, *, started: bool) -> None:
+        """A replica failed after it had delivered this. It may have generated up to the rest of the grant; what it can
+        have generated if it died at that moment is not asked for again, so that the grant holds."""
+        if told is not None:
+            self._deliver(told)
+        if started:
+            rest = max(0, self.left)
+            self._uncertain += rest
+            self._withheld += min(rest, 2 * self.interval)
+        self._resumed = len(self.ids)
+        if self.left < 1:
+            self.finish = "length"
+
+    def watched(self, events: Sequence[bytes], *, deltas: bool) -> bool:
+        """Whether the caller has seen enough."""
+        watch = self.request.watch
+        if watch is None:
+            return False
+        told = said(events, deltas=deltas)
+        draft = Draft(self.request, self.parts, self.prompter, self.ids, self.logprob, self.made)
+        draft._deliver(told)
+        draft.finish = "watched"
+        return watch(draft.completion(0.0))
+
+    def completion(self, seconds: float) -> Completion:
+        """What it has come to."""
+        assert self.finish is not None
+        return Completion(
+            text=self.text,
+            token_ids=self.ids,
+            logprob=self.logprob if self.request.sampling.logprobs else None,
+            self_certainty=None,
+            finish=self.finish,
+            usage=self.usage(seconds),
+        )
+
+    @property
+    def text(self) -> str:
+        return self.prompter.decode(self.ids, self.prompt)
+
+    def usage(self, seconds: float) -> Usage:
+        """What is known to have been read and generated; a prompt that two replicas read counts twice."""
+        usage = Usage.of(prompt=self._read, cached=self._cached, completion=self.made, seconds=seconds)
+        return usage.model_copy(update={"uncertain_tokens": self._uncertain})
+
+    def credit(self, tokens: int) -> None:
+        """So much of the prompt that was said to be cached had been read for this call."""
+        self._cached -= tokens
+
+    def _deliver(self, told: Said) -> None:
+        self.ids += told.ids
+        self.made += told.made
+        self.logprob = None if self.logprob is None or told.logprob is None else self.logprob + told.logprob
+        if told.made:  # what was aborted in the queue has read nothing
+            self._read += len(self.prompt) + self._resumed
+            self._cached += told.cached
+
+    def _finish(self, told: Said) -> Finish:
+        reason: Any = told.finish or {}
+        if reason.get("type") == "length":
+            return "length"
+        if reason.get("type") == "abort":
+            return "halted"
+        stopped = reason.get("matched") not in self.request.until
+        return "stop" if stopped or reason["matched"] in self.request.sampling.stop else "until"
+
+    def _cut_at_stop(self) -> None:
+        """A server that took over does not see a stop string that began before it."""
+        sampling = self.request.sampling
+        for end in range(self._resumed + 1, len(self.ids) + 1):
+            text = self.prompter.decode(self.ids[:end], self.prompt)
+            ended = [f for stops, f in ((sampling.stop, "stop"), (self.request.until, "until")) if _in(stops, text)]
+            if ended:
+                self.ids, self.finish = self.ids[:end], ended[0]  # type: ignore[assignment]
+                return
+
+
+def _in(stops: Sequence[str], text: str) -> bool:
+    return any(stop in text for stop in stops)

@@ -1,0 +1,245 @@
+"""One server: what it is doing, whether it is well, and the calls made of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from tts.backends.sglang.draft import Draft
+from tts.backends.sglang.placement import Speed
+from tts.backends.sglang.warmth import Chain, Warmth, chain
+from tts.backends.sglang.wire import Failure, Said, Wire, generation, said
+from tts.errors import UsageError
+from tts.halt import Halt
+
+TOLERATED, FIRST_PAUSE, LONGEST_PAUSE = 3, 0.5, 30.0
+"""Failures in a row before a server is left alone, and for how many seconds: at first, doubled each time, at most."""
+AGAIN = 0.25
+"""Seconds between two aborts of a request: the first may come before the request itself."""
+FEWEST_STEPS = 20
+"""Decoding steps after which a server's own times are believed."""
+
+
+class Breaker:
+    """Leaves a server alone that keeps failing; then one call may try whether it is well again."""
+
+    def __init__(self) -> None:
+        self._failures, self._until = 0, 0.0
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls go through."""
+        return self._failures < TOLERATED
+
+    @property
+    def resting(self) -> bool:
+        """Whether it is too early to ask again."""
+        return not self.closed and time.monotonic() < self._until
+
+    def failed(self, *, gone: bool = False) -> None:
+        """A call failed; nobody is there any more if it is `gone`."""
+        self._failures = max(self._failures + 1, TOLERATED if gone else 0)
+        pause = FIRST_PAUSE * 2.0 ** (self._failures - TOLERATED)
+        self._until = time.monotonic() + min(LONGEST_PAUSE, pause)
+
+    def succeeded(self) -> None:
+        self._failures = 0
+
+    def answered(self) -> None:
+        """It says that it is well, and may try once."""
+        self._failures = min(self._failures, TOLERATED - 1)
+
+
+class Replica:
+    """A server of one model, and our calls on it. `facts` is what `/server_info` says."""
+
+    def __init__(self, wire: Wire, facts: Mapping[str, Any], patience: float) -> None:
+        self.wire, self.facts = wire, facts
+        self.breaker, self.draining, self.running = Breaker(), False, 0
+        self.speed = Speed()
+        self.warmth = Warmth(int(facts.get("max_total_num_tokens") or 1 << 20))
+        self._capacity = capacity_of(facts)
+        self._others = 0
+        self._patience = patience
+        self._limits: set[asyncio.Timeout] = set()
+        self._aborts: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return self.wire.url
+
+    @property
+    def usable(self) -> bool:
+        """Whether new calls may go there."""
+        return self.breaker.closed and not self.draining
+
+    @property
+    def room(self) -> int:
+        """How many more calls it takes: it serves at least one of ours at a time, whatever others ask of it."""
+        return max(1, self._capacity - self._others) - self.running
+
+    async def refresh(self) -> None:
+        """Ask how it stands. One that does not answer in time is hung, and what it was doing is called off."""
+        try:
+            if self.facts.get("router"):
+                await self.wire.text("/health", self._patience)
+            else:
+                loads = await self.wire.get("/v1/loads?include=core", self._patience)
+                self._learn(loads["loads"])
+        except (Failure, UsageError, KeyError, TypeError) as error:
+            self._call_off(error)
+        else:
+            self.breaker.answered()
+
+    def _learn(self, loads: list[Mapping[str, Any]]) -> None:
+        """Of a server with several data-parallel ranks, the sums."""
+        busy = sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
+        self._others = max(0, busy - self.running)
+        self._capacity = sum(load["max_running_requests"] for load in loads) or self._capacity
+        self.speed = speed_of(loads[0], self.speed)
+
+    def _call_off(self, error: Exception) -> None:
+        self.breaker.failed(gone=True)
+        self.warmth.clear()  # whoever answers later was started anew
+        now = asyncio.get_running_loop().time()
+        for limit in self._limits:
+            limit.reschedule(now)
+
+    async def decode(self, draft: Draft, stop_ids: tuple[int, ...]) -> None:
+        """Go on with a draft until it has ended. Raises `Failure` when the server did not bring it there; what it had
+        delivered is kept."""
+        draft.attempts += 1
+        deltas = bool(self.facts.get("incremental_streaming_output"))
+        body = generation(draft.request, draft.context(), draft.left, stop_ids, draft.interval)
+        events: list[bytes] = []
+        try:
+            async with self._call(draft.id, draft.links, draft.request.halt) as first:
+                async for event in self.wire.stream("/generate", {**body, "rid": draft.id}):
+                    events = [*events, event] if deltas else [event]
+                    first()
+                    if draft.finish is None and draft.watched(events, deltas=deltas):
+                        draft.finish = "watched"
+                        self._later(self._aborted(draft.id))
+                told = said(events, deltas=deltas)
+                _check(told, draft)
+        except (Failure, ValueError, KeyError, IndexError, TypeError) as error:
+            failure = error if isinstance(error, Failure) else Failure(f"{self.url} sent nonsense", started=True)
+            draft.lose(_last(events, deltas), started=failure.started)
+            raise failure from error
+        watched = draft.finish == "watched"
+        draft.take(told)
+        if watched:
+            draft.finish = "watched"
+        if draft.finish != "stop":
+            self.warmth.add((*draft.links, *_grown(draft)))
+
+    async def ask(self, path: str, body: Mapping[str, Any], id: str, links: Chain, halt: Halt) -> Any:
+        """One call that comes back whole."""
+        async with self._call(id, links, halt) as first:
+            answer = await self.wire.post(path, {**body, "rid": id})
+            first()
+        return answer
+
+    @asynccontextmanager
+    async def _call(self, id: str, links: Chain, halt: Halt) -> AsyncIterator[Any]:
+        """The time of one call: it leads those who share its prefix, is aborted when halted, and called off when the
+        server is hung."""
+        led, ended = self.warmth.lead(links), asyncio.Event()
+
+        def first() -> None:
+            if led:
+                self.warmth.add(links)
+                self.warmth.follow(led)
+                led.clear()
+
+        leave = halt.subscribe(lambda: self._later(self._aborting(id, ended)))
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._limits.add(limit)
+                yield first
+        except TimeoutError as error:
+            self._later(self._aborted(id))
+            raise Failure(f"{self.url} does not answer any more", started=True) from error
+        except BaseException:
+            self._later(self._aborted(id))
+            raise
+        finally:
+            ended.set()
+            self._limits.discard(limit)
+            self.warmth.follow(led)
+            leave()
+
+    async def turn(self, links: Chain, halt: Halt) -> None:
+        """Wait for whoever is reading what this call would have to read."""
+        while halt.reason is None and (leader := self.warmth.leader(links)) is not None:
+            await asyncio.wait([leader])
+
+    async def _aborting(self, id: str, ended: asyncio.Event) -> None:
+        """Have the engine let go of a request; its stream then ends by itself with what there is."""
+        while not ended.is_set():
+            await self._aborted(id)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), AGAIN)
+
+    async def _aborted(self, id: str) -> None:
+        try:
+            await self.wire.post("/abort_request", {"rid": id}, self._patience)
+        except (Failure, UsageError):
+            return  # a server that is gone generates nothing either
+
+    def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._aborts.add(task)
+        task.add_done_callback(self._aborts.discard)
+
+    async def close(self) -> None:
+        if self._aborts:
+            await asyncio.wait(self._aborts)
+        await self.wire.close()
+
+
+def _last(events: list[bytes], deltas: bool) -> Said | None:
+    """What was delivered before a failure; of garbage nothing."""
+    try:
+        return said(events, deltas=deltas) if events else None
+    except (ValueError, KeyError, IndexError, TypeError):
+        return _last(events[:-1], deltas)
+
+
+def _check(told: Said, draft: Draft) -> None:
+    """A stream ends because the model is done or because we said so; an abort of the server's own is a failure."""
+    finish = told.finish
+    if finish is None:
+        raise Failure("a stream ended before its text", started=True)
+    ours = draft.finish == "watched" or draft.request.halt.reason is not None
+    if finish["type"] == "abort" and not ours:
+        raise Failure(f"a request was aborted: {finish.get('message')}", started=bool(told.made))
+
+
+def _grown(draft: Draft) -> Chain:
+    """The links of what was generated: whoever goes on from there finds it in the cache."""
+    return chain((*draft.parts, draft.ids))[-1:]
+
+
+def capacity_of(facts: Mapping[str, Any]) -> int:
+    """How many requests a server decodes at once."""
+    states = facts.get("internal_states") or ()
+    known = [state.get("effective_max_running_requests_per_dp") for state in states]
+    return sum(each for each in known if each) or int(facts.get("max_running_requests") or 256)
+
+
+def speed_of(load: Mapping[str, Any], before: Speed) -> Speed:
+    """How fast a server has been, by its own sums over decoding steps: steps, streams, microseconds, streams squared,
+    streams × microseconds. A straight line through them gives the step and what each stream adds to it."""
+    micro = 1e-6
+    busy, read = load.get("total_prefill_busy_us") or 0, load.get("total_prefill_uncached_tokens") or 0
+    prefill = read / (busy * micro) if busy and read > 1_000 else before.prefill
+    steps, streams, took, squares, products, *_ = load.get("decode_moments") or (0, 0, 0, 0, 0)
+    spread = steps * squares - streams**2
+    if steps < FEWEST_STEPS or spread <= 0:
+        return Speed(prefill, before.step, before.stream)
+    stream = max(0.0, (steps * products - streams * took) / spread)
+    return Speed(prefill, max(0.0, (took - stream * streams) / steps) * micro, stream * micro)

@@ -5,8 +5,9 @@ RUN = $(VENV)/bin/
 PIP = $(RUN)python -m pip install --disable-pip-version-check -qq --constraint constraints.txt
 LOCAL = $(VENV)/.installed-local
 DEV = $(VENV)/.installed-dev
+SGLANG = .sglang/.installed
 
-.PHONY: demo test check banks searches clean
+.PHONY: demo test test-sglang sglang check banks searches clean
 
 demo: $(LOCAL)
 	$(RUN)tts solve "Tom has 3 boxes with 4 pencils in each box. How many pencils does he have in all?" \
@@ -14,8 +15,14 @@ demo: $(LOCAL)
 	  --strategy best_of_n --param n=16 --max-tokens 96 --tokens 2000
 	$(RUN)tts eval chain --limit 60 --tokens 250 500 2000 --out runs/demo
 
-test: $(DEV) check
+test: $(DEV) $(SGLANG) check
 	$(RUN)python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+# A real SGLang on the CPU, for the lab's models: two minutes and 3 GB, once.
+sglang: $(SGLANG)
+
+test-sglang: $(DEV) $(SGLANG)
+	$(RUN)python -m pytest tests/sglang
 
 check: $(DEV)
 	$(RUN)ruff check .
@@ -33,7 +40,13 @@ $(LOCAL): $(RUN)python pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): $(LOCAL)
-	$(PIP) --editable '.[local,evals,dev]'
+	$(PIP) --editable '.[local,evals,sglang,litellm,dev]'
+	@touch $@
+
+$(SGLANG): evals/sglang_cpu/requirements.txt
+	@echo "setting up SGLang in .sglang (about two minutes, once)"
+	@test -x .sglang/bin/python || $(PYTHON) -m venv .sglang
+	.sglang/bin/python -m pip install --disable-pip-version-check -qq --no-deps --requirement $<
 	@touch $@
 
 # About an hour on two cores; interrupted, it goes on where it was.
@@ -68,4 +81,4 @@ searches: $(LOCAL)
 	$(RUN)python -m evals.runs.model_sizes runs/small runs/search
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) .sglang runs .mypy_cache .ruff_cache .coverage

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path as File
 from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from tts.cost import Price, one_line
 from tts.errors import JournalError, JournalMismatch
@@ -106,7 +106,8 @@ class Settled(Noun):
     what came of reading a sheet.
 
     `abandoned` calls did not answer a halt in time; `lost` ones were in flight when a process died, and are
-    made again under `key#2`. Both are charged in full, since all of it may have been generated.
+    made again under `key#2`. Both are charged in full, since all of it may have been generated. `uncertain` tokens may
+    have been generated beside by a server that failed, and are not charged.
     """
 
     type: Literal["settle"] = "settle"
@@ -119,6 +120,7 @@ class Settled(Noun):
     segments: tuple[Completion, ...]
     verdicts: Verdicts | None = None
     spend: Spend
+    uncertain: NonNegativeInt = 0
     remaining: Remaining | None
     at: float
 

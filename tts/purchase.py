@@ -161,7 +161,9 @@ async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -
     except BackendError as error:
         spend = hold.most if error.usage is None else tariff.spend(error.usage)
         hold.settle(spend)
-        return await settle("failed", spend, error=str(error))
+        return await settle(
+            "failed", spend, uncertain=error.usage.uncertain_tokens if error.usage else 0, error=str(error)
+        )
     except asyncio.CancelledError:
         if halt.reason is None:
             raise
@@ -172,7 +174,14 @@ async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -
         halt.unwatch(task)
     spend = tariff.spend(brought.usage)
     hold.settle(spend)
-    return await settle("completed", spend, reason=brought.reason, segments=brought.segments, verdicts=brought.verdicts)
+    return await settle(
+        "completed",
+        spend,
+        uncertain=brought.usage.uncertain_tokens,
+        reason=brought.reason,
+        segments=brought.segments,
+        verdicts=brought.verdicts,
+    )
 
 
 def _held(job: Job, wish: Wish | Look, key: str, hold: Hold) -> Held:
@@ -202,6 +211,7 @@ async def _settle(
     outcome: Any,
     spend: Spend,
     *,
+    uncertain: int = 0,
     reason: Reason | None = None,
     error: str | None = None,
     segments: tuple[Completion, ...] = (),
@@ -217,6 +227,7 @@ async def _settle(
         segments=segments,
         verdicts=verdicts,
         spend=spend,
+        uncertain=uncertain,
         remaining=job.remaining(),
         at=job.elapsed(),
     )

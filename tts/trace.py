@@ -18,7 +18,7 @@ class Books:
 
     def __init__(self) -> None:
         self.spent: Spend = NOTHING
-        self.lost = 0
+        self.lost = self.uncertain = 0
         self._usages: dict[Role, list[Usage]] = {}
         self.finished = self.truncated = self.failed = 0
         self.reasons: set[Reason] = set()
@@ -78,6 +78,7 @@ class Books:
 
     def _settle(self, settled: Settled) -> None:
         self.spent = self.spent.plus(settled.spend)
+        self.uncertain += settled.uncertain
         if settled.reason is not None:
             self.reasons.add(settled.reason)
         if settled.outcome == "failed":

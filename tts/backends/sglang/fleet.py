@@ -46,6 +46,7 @@ class Fleet:
 
     def __init__(self, replicas: Iterable[Replica], patience: float) -> None:
         self.replicas = list(replicas)
+        self._gone: list[Replica] = []
         self._patience = patience
         self._waiting: list[Errand] = []
         self._placing: asyncio.Handle | None = None
@@ -74,6 +75,7 @@ class Fleet:
         replica.running -= 1
         if replica.draining and not replica.running and replica in self.replicas:
             self.replicas.remove(replica)
+            self._gone.append(replica)
         self._soon()
 
     def add(self, replica: Replica) -> None:
@@ -99,7 +101,7 @@ class Fleet:
             task.cancel()
         if self._watches:
             await asyncio.wait(self._watches.values())
-        for replica in self.replicas:
+        for replica in (*self.replicas, *self._gone):
             await replica.close()
 
     def _soon(self) -> None:

@@ -30,8 +30,8 @@ from tts.answers import Maths, Text  # noqa: E402
 from tts.backends.base import Backend  # noqa: E402
 from tts.backends.fake import FakeBackend  # noqa: E402
 from tts.backends.heads import Qwen2ForProcessReward  # noqa: E402
-from tts.backends.spelling import spell  # noqa: E402
 from tts.backends.local import LocalBackend  # noqa: E402
+from tts.backends.spelling import spell  # noqa: E402
 from tts.errors import UsageError  # noqa: E402
 from tts.journal import MemoryJournal, Settled  # noqa: E402
 from tts.run import Run  # noqa: E402

@@ -12,10 +12,10 @@ torch = pytest.importorskip("torch", reason="the local backend's extra is not in
 
 from tts.backends.base import Reading  # noqa: E402
 from tts.backends.judging import Judging, Row  # noqa: E402
-from tts.backends.spelling import spell  # noqa: E402
 from tts.backends.local import LocalBackend  # noqa: E402
 from tts.backends.prefill import TOKENS_AT_ONCE  # noqa: E402
 from tts.backends.prompt import Prompter  # noqa: E402
+from tts.backends.spelling import spell  # noqa: E402
 from tts.errors import UsageError  # noqa: E402
 from tts.halt import Halt  # noqa: E402
 from tts.types import Message, Sheet, Verdicts  # noqa: E402

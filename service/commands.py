@@ -17,11 +17,21 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from service.options import Variadic, ask, build, checked, models_of, open_backend, read_by, run_with
+from service.options import (
+    Variadic,
+    ask,
+    build,
+    check_flops,
+    checked,
+    models_of,
+    open_backend,
+    prices_of,
+    read_by,
+    run_with,
+)
 from strategies import STRATEGIES
 from tts.answers import Code, Runner, kinds
 from tts.backends.base import Backend, is_virtual
-from tts.cost import read_prices
 from tts.errors import BackendError, JournalError, NoSamples, UsageError
 from tts.halt import Halt
 from tts.sandbox import Sandbox
@@ -74,7 +84,7 @@ def cli() -> None:
     default="local",
     show_default=True,
     help="local (the embedded SmolLM2), local:DIR, local:FILE.gguf, sglang:URL[,URL…] (served, on one or more "
-    "replicas), bank:DIR (recorded samples), or fake:MODULE:FUNCTION.",
+    "replicas), litellm:PROVIDER/MODEL, bank:DIR (recorded samples), or fake:MODULE:FUNCTION.",
 )
 @click.option(
     "--answer",
@@ -384,7 +394,6 @@ def _solve(text: str, options: dict[str, Any]) -> int:
     budget = checked(Budget, units or {"tokens": DEFAULT_TOKENS})
     drawn = {name: options[name] for name in ("max_tokens", "temperature", "top_p") if options[name] is not None}
     sampling = checked(Sampling, drawn)
-    prices = read_prices(options["prices"]) if options["prices"] else {}
     runner = _runner(problem, scorer)
     with ExitStack() as stack:
         journal = stack.enter_context(JsonlJournal(options["journal_file"])) if options["journal_file"] else None
@@ -393,6 +402,8 @@ def _solve(text: str, options: dict[str, Any]) -> int:
         with working(f"loading {options['backend_name']}"):
             backend = open_backend(options["backend_name"])
             models = {"policy": backend, **models_of(strategy, scorer, {})}
+        prices = prices_of(options["prices"], models.values())
+        check_flops("flops" in units, models.values())
         if journal and is_virtual(backend):
             raise UsageError("a job on recorded samples costs nothing and is not resumed: leave out --journal")
         records = journal or MemoryJournal()

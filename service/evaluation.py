@@ -25,12 +25,21 @@ from evals.records import Row, Settings, Unit
 from evals.report import Point, Section, as_object, no_baseline, read_sections
 from evals.suites import SUITES, Suite, digested
 from service.display import BACKEND_FAILED, INTERRUPTED, working
-from service.options import bank_behind, build, checked, models_of, open_backend, read_by, run_with
+from service.options import (
+    bank_behind,
+    build,
+    check_flops,
+    checked,
+    models_of,
+    open_backend,
+    prices_of,
+    read_by,
+    run_with,
+)
 from service.progress import progress
 from strategies import STRATEGIES
 from tts.answers import Code
 from tts.backends.base import Backend
-from tts.cost import read_prices
 from tts.errors import UsageError, counted, unknown
 from tts.sandbox import Sandbox
 from tts.solve import code_version
@@ -51,11 +60,12 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     suite = chosen_suite(suite_name)
     split = chosen_split(suite, options)
     sampling = chosen_sampling(suite.sampling, options)
-    prices = read_prices(options["prices"]) if options["prices"] else {}
     plan = _plan(suite, split, options)
     backend_name = options["backend_name"] or suite.backend
     with working(f"loading {backend_name}"):
         backend = open_backend(backend_name)
+    prices = prices_of(options["prices"], plan.backends(backend))
+    check_flops(any(unit == "flops" for unit, _ in plan.budgets), plan.backends(backend))
     if bank := bank_behind(backend_name):
         check_plan(bank, plan)
     settings = Settings(

@@ -17,7 +17,7 @@ import evals.suites  # noqa: F401  their tasks register answer kinds of their ow
 from tts.answers import AnswerKind, kind_from
 from tts.backends.base import Backend, Connected, is_virtual
 from tts.clock import run_virtual
-from tts.cost import one_line
+from tts.cost import Price, one_line, read_prices
 from tts.errors import UsageError, unknown
 from tts.strategy import Strategy, Verifier
 from tts.types import Problem, Role
@@ -89,7 +89,25 @@ def open_backend(name: str) -> Backend:
         return _fake(rest)
     if scheme == "sglang":
         return _sglang(rest)
-    raise unknown("backend", scheme, ("local", "sglang", "bank", "fake"))
+    if scheme == "litellm":
+        return _litellm(rest)
+    raise unknown("backend", scheme, ("local", "sglang", "litellm", "bank", "fake"))
+
+
+def prices_of(file: File | None, models: Iterable[Backend]) -> dict[str, Price]:
+    """The table's prices, and for models that are not in it those that their providers ask."""
+    listed = {model.info.name: getattr(model, "price", None) for model in models}
+    asked = {name: price for name, price in listed.items() if price is not None}
+    return {**asked, **(read_prices(file) if file else {})}
+
+
+def check_flops(budgeted: bool, models: Iterable[Backend]) -> None:
+    """Refuse a budget in FLOPs for a model of which nobody knows how large it is."""
+    for model in models:
+        if budgeted and getattr(model, "parameters", 1) is None:
+            raise UsageError(
+                f"nobody knows the FLOPs of {model.info.name}; give a budget in tokens, seconds or dollars"
+            )
 
 
 def read_by(backend: str) -> list[str]:
@@ -158,6 +176,14 @@ def _sglang(urls: str) -> Backend:
     except ModuleNotFoundError as error:
         raise UsageError(f"the SGLang backend needs {error.name}; pip install 'test-time-scaling[sglang]'") from error
     return asyncio.run(SGLangBackend.open([url for url in urls.split(",") if url]))
+
+
+def _litellm(model: str) -> Backend:
+    if not model:
+        raise UsageError("the LiteLLM backend needs a model: --backend litellm:PROVIDER/MODEL")
+    from tts.backends.litellm import LiteLLMBackend
+
+    return LiteLLMBackend(model)
 
 
 def _bank(folder: str) -> Bank:

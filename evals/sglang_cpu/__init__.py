@@ -41,7 +41,8 @@ SETTINGS = {
     "OMP_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "HF_HUB_OFFLINE": "1",
-    "PYTHONPATH": str(HERE / "shim"),
+    "SGLANG_EXTERNAL_MODEL_PACKAGE": "sglang_models",
+    "PYTHONPATH": os.pathsep.join((str(HERE / "shim"), str(HERE.parents[1] / "service" / "deploy"))),
 }
 
 
@@ -88,7 +89,8 @@ class Server:
 
     def ready(self) -> Self:
         """Wait until it serves. Raises `RuntimeError` with the end of its log where it does not."""
-        assert self._process is not None and self._log is not None
+        assert self._process is not None
+        assert self._log is not None
         until = time.monotonic() + STARTING
         while time.monotonic() < until and self._process.poll() is None:
             try:

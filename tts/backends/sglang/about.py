@@ -35,9 +35,9 @@ async def ask(wire: Wire) -> Mapping[str, Any]:
         workers = await _workers(wire)
         if not workers:
             raise BackendError(f"{failure}; is an SGLang server there, and is it ready?") from failure
-    worker = Wire(workers[0], None)
+    worker = wire.to(workers[0])
     try:
-        return {**await _told(worker), "router": True, "workers": workers}
+        return {**await _told(worker), "workers": workers}
     except Failure as failure:
         raise BackendError(f"{wire.url} routes to {workers[0]}, which does not answer: {failure}") from failure
     finally:

@@ -58,6 +58,8 @@ class Replica:
 
     def __init__(self, wire: Wire, facts: Mapping[str, Any], patience: float) -> None:
         self.wire, self.facts = wire, facts
+        self._engines = [wire.to(url) for url in facts.get("workers", ())] or [wire]
+        """Whom aborts and questions of load go to: a router passes neither on."""
         self.breaker, self.draining, self.running = Breaker(), False, 0
         self.speed = Speed()
         self.warmth = Warmth(int(facts.get("max_total_num_tokens") or 1 << 20))
@@ -84,24 +86,29 @@ class Replica:
     async def refresh(self) -> None:
         """Ask how it stands. One that does not answer in time is hung, and what it was doing is called off."""
         try:
-            if self.facts.get("router"):
-                await self.wire.text("/health", self._patience)
-            else:
-                loads = await self.wire.get("/v1/loads?include=core", self._patience)
-                self._learn(loads["loads"])
-        except (Failure, UsageError, KeyError, TypeError) as error:
-            self._call_off(error)
+            self._learn(await self._loads())
+        except (Failure, UsageError, KeyError, TypeError):
+            self._call_off()
         else:
             self.breaker.answered()
 
+    async def _loads(self) -> list[Mapping[str, Any]]:
+        """What the engine says of its load, and behind a router what each of those that answer says."""
+        asked = (each.get("/v1/loads?include=core", self._patience) for each in self._engines)
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        loads = [load for each in told if not isinstance(each, BaseException) for load in each["loads"]]
+        if not loads:
+            raise Failure(f"{self.url} does not answer", started=False)
+        return loads
+
     def _learn(self, loads: list[Mapping[str, Any]]) -> None:
-        """Of a server with several data-parallel ranks, the sums."""
+        """Of several engines or data-parallel ranks, the sums."""
         busy = sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
         self._others = max(0, busy - self.running)
         self._capacity = sum(load["max_running_requests"] for load in loads) or self._capacity
         self.speed = speed_of(loads[0], self.speed)
 
-    def _call_off(self, error: Exception) -> None:
+    def _call_off(self) -> None:
         self.breaker.failed(gone=True)
         self.warmth.clear()  # whoever answers later was started anew
         now = asyncio.get_running_loop().time()
@@ -185,10 +192,9 @@ class Replica:
                 await asyncio.wait_for(ended.wait(), AGAIN)
 
     async def _aborted(self, id: str) -> None:
-        try:
-            await self.wire.post("/abort_request", {"rid": id}, self._patience)
-        except (Failure, UsageError):
-            return  # a server that is gone generates nothing either
+        # A server that is gone generates nothing either.
+        asked = (each.post("/abort_request", {"rid": id}, self._patience) for each in self._engines)
+        await asyncio.gather(*asked, return_exceptions=True)
 
     def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -198,7 +204,8 @@ class Replica:
     async def close(self) -> None:
         if self._aborts:
             await asyncio.wait(self._aborts)
-        await self.wire.close()
+        for wire in (self.wire, *self._engines):
+            await wire.close()
 
 
 def _last(events: list[bytes], deltas: bool) -> Said | None:

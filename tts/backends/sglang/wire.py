@@ -106,8 +106,12 @@ class Wire:
 
     def __init__(self, url: str, key: str | None) -> None:
         self.url = url
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._key = key
         self._session: aiohttp.ClientSession | None = None
+
+    def to(self, url: str) -> Wire:
+        """Another server, with the same key."""
+        return Wire(url, self._key)
 
     async def get(self, path: str, seconds: float) -> Any:
         return await self._whole("GET", path, None, seconds)
@@ -159,7 +163,8 @@ class Wire:
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._session._loop is not loop:
             connector = aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            self._session = aiohttp.ClientSession(connector=connector, headers=headers)
         return self._session
 
     async def _check(self, response: aiohttp.ClientResponse) -> None:

@@ -16,10 +16,12 @@ from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from service.options import (
     Variadic,
     ask,
+    asked_by_profile,
     build,
     check_flops,
     checked,
@@ -28,6 +30,7 @@ from service.options import (
     prices_of,
     read_by,
     run_with,
+    with_defaults,
 )
 from strategies import STRATEGIES
 from tts.answers import Code, Runner, kinds
@@ -84,7 +87,8 @@ def cli() -> None:
     default="local",
     show_default=True,
     help="local (the embedded SmolLM2), local:DIR, local:FILE.gguf, sglang:URL[,URL…] (served, on one or more "
-    "replicas), litellm:PROVIDER/MODEL, bank:DIR (recorded samples), or fake:MODULE:FUNCTION.",
+    "replicas), litellm:PROVIDER/MODEL, bank:DIR (recorded samples), fake:MODULE:FUNCTION, or NAME[:MODE] of a profile "
+    "in tts.toml (or the file in TTS_CONFIG).",
 )
 @click.option(
     "--answer",
@@ -129,7 +133,8 @@ def solve(problem: str, **options: Any) -> None:
     tts solve "…" --answer maths --strategy ets --verifier prm@local:DIR --show tree
     tts solve "…" --answer maths --backend sglang:http://a:30000,http://b:30000 --verifier prm@sglang:http://c:30000
     """
-    guarded(lambda: _solve(problem, options))
+    explicit = _explicit()
+    guarded(lambda: _solve(problem, with_defaults(options, explicit), explicit))
 
 
 @cli.command()
@@ -381,7 +386,14 @@ def fail(error: object, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _solve(text: str, options: dict[str, Any]) -> int:
+def _explicit() -> frozenset[str]:
+    """The options that were given, and not left at their defaults."""
+    context = click.get_current_context()
+    given = (name for name in context.params if context.get_parameter_source(name) != ParameterSource.DEFAULT)
+    return frozenset(given)
+
+
+def _solve(text: str, options: dict[str, Any], explicit: frozenset[str]) -> int:
     from service.display import progress, show, working
     from service.tree import SearchTree
     from tts.journal import JsonlJournal, MemoryJournal
@@ -390,6 +402,7 @@ def _solve(text: str, options: dict[str, Any]) -> int:
     verifier, _, reader = options["verifier"].partition("@")
     scorer: Verifier = build(VERIFIERS, "verifier", verifier, [*options["verifier_params"], *read_by(reader)])
     problem = ask(text, options["answer"], options["instruction"], options["step_end"])
+    problem = asked_by_profile(options["backend_name"], problem, strategy, explicit)
     units = {unit: options[unit] for unit in ("tokens", "seconds", "usd", "flops") if options[unit] is not None}
     budget = checked(Budget, units or {"tokens": DEFAULT_TOKENS})
     drawn = {name: options[name] for name in ("max_tokens", "temperature", "top_p") if options[name] is not None}
@@ -402,7 +415,7 @@ def _solve(text: str, options: dict[str, Any]) -> int:
         with working(f"loading {options['backend_name']}"):
             backend = open_backend(options["backend_name"])
             models = {"policy": backend, **models_of(strategy, scorer, {})}
-        prices = prices_of(options["prices"], models.values())
+        prices = prices_of(options["prices"], models.values(), options["backend_name"])
         check_flops("flops" in units, models.values())
         if journal and is_virtual(backend):
             raise UsageError("a job on recorded samples costs nothing and is not resumed: leave out --journal")

@@ -23,9 +23,10 @@ from evals.plan import Method, Plan
 from evals.plots import draw, write
 from evals.records import Row, Settings, Unit
 from evals.report import Point, Section, as_object, no_baseline, read_sections
-from evals.suites import SUITES, Suite, digested
+from evals.suites import SUITES, Item, Suite, digested
 from service.display import BACKEND_FAILED, INTERRUPTED, working
 from service.options import (
+    asked_by_profile,
     bank_behind,
     build,
     check_flops,
@@ -33,6 +34,7 @@ from service.options import (
     models_of,
     open_backend,
     prices_of,
+    profile_of,
     read_by,
     run_with,
 )
@@ -59,12 +61,14 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     """Run the plan, report on it, and say where everything is. Returns the exit code."""
     suite = chosen_suite(suite_name)
     split = chosen_split(suite, options)
-    sampling = chosen_sampling(suite.sampling, options)
-    plan = _plan(suite, split, options)
     backend_name = options["backend_name"] or suite.backend
+    profiled = profile_of(backend_name)
+    own = profiled[1].drawn if profiled else {}
+    sampling = chosen_sampling(suite.sampling.model_copy(update=own), options)
+    plan = _plan(suite, split, options)
     with working(f"loading {backend_name}"):
         backend = open_backend(backend_name)
-    prices = prices_of(options["prices"], plan.backends(backend))
+    prices = prices_of(options["prices"], plan.backends(backend), backend_name)
     check_flops(any(unit == "flops" for unit, _ in plan.budgets), plan.backends(backend))
     if bank := bank_behind(backend_name):
         check_plan(bank, plan)
@@ -100,13 +104,23 @@ def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
     limit = options["limit"] or (LAB_PROBLEMS if len(suite.splits) > 1 and not options["data"] else None)
     return Plan(
         suite=suite,
-        items=suite.items(split, limit, options["data"]),
+        items=_asked(suite.items(split, limit, options["data"]), options["backend_name"], methods),
         methods=methods,
         budgets=budgets or [("tokens", each) for each in DEFAULT_TOKENS],
         seeds=range(options["seeds"]),
         concurrency=options["concurrency"],
         runner=Sandbox().checked() if isinstance(suite.kind, Code) else None,
     )
+
+
+def _asked(items: Sequence[Item], backend: str | None, methods: Sequence[Method]) -> Sequence[Item]:
+    """The problems as the model of a profile is asked them."""
+    for method in methods:
+        items = [
+            item.model_copy(update={"problem": asked_by_profile(backend or "", item.problem, method.strategy, ())})
+            for item in items
+        ]
+    return items
 
 
 def chosen_suite(name: str) -> Suite:

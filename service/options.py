@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import sys
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Container, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,11 +16,13 @@ import click
 from pydantic import BaseModel, ValidationError
 
 import evals.suites  # noqa: F401  their tasks register answer kinds of their own
+from strategies.tree import StepSearch
 from tts.answers import AnswerKind, kind_from
 from tts.backends.base import Backend, Connected, is_virtual
 from tts.clock import run_virtual
 from tts.cost import Price, one_line, read_prices
 from tts.errors import UsageError, unknown
+from tts.profile import Mode, Profile, read_profiles
 from tts.strategy import Strategy, Verifier
 from tts.types import Problem, Role
 
@@ -78,25 +82,97 @@ def ask(text: str, kind_name: str, instruction: str | None, step_end: str) -> Pr
     return problem.model_copy(update={"step_end": step_end.replace("\\n", "\n")})
 
 
+def profile_of(name: str) -> tuple[Profile, Mode] | None:
+    """The profile and mode that `--backend NAME[:MODE]` names, if there is such a profile."""
+    model, _, mode = name.partition(":")
+    profile = _profiles().get(model)
+    return (profile, profile.chosen(mode)) if profile else None
+
+
+def with_defaults(options: Mapping[str, Any], explicit: Container[str]) -> dict[str, Any]:
+    """The options of `tts solve`, where they were not given those of the profile that is used."""
+    found = profile_of(options["backend_name"])
+    if found is None:
+        return dict(options)
+    profile, mode = found
+    name, _, parameters = (profile.strategy or options["strategy"]).partition(":")
+    budget = profile.budget.model_dump(exclude_none=True) if profile.budget else {}
+    defaults: dict[str, Any] = {
+        "strategy": name,
+        "params": tuple(filter(None, parameters.split(","))) if "strategy" not in explicit else (),
+        "verifier": profile.verifier or options["verifier"],
+        **mode.drawn,
+        **({} if any(unit in explicit for unit in ("tokens", "seconds", "usd", "flops")) else budget),
+    }
+    return {**options, **{key: value for key, value in defaults.items() if key not in explicit}}
+
+
+def _profiles() -> dict[str, Profile]:
+    """Those of the file that TTS_CONFIG names, or of `tts.toml` here."""
+    named = os.environ.get("TTS_CONFIG")
+    file = File(named or "tts.toml")
+    return read_profiles(file) if named or file.is_file() else {}
+
+
+def asked_by_profile(name: str, problem: Problem, strategy: Strategy, explicit: Container[str]) -> Problem:
+    """The problem as the profile's model is asked it; unchanged where there is no profile."""
+    found = profile_of(name)
+    if found is None:
+        return problem
+    profile, mode = found
+    profile.check_steps(mode, isinstance(strategy, StepSearch), "step_end" in explicit)
+    ended = {"step_end": profile.step_end} if profile.step_end and "step_end" not in explicit else {}
+    return profile.asked(problem, mode).model_copy(update=ended)
+
+
+def _profiled(profile: Profile, mode: Mode) -> Backend:
+    """The backend of a profile. What a kind of backend cannot be told is refused, not dropped."""
+    scheme, _, rest = profile.backend.partition(":")
+    template = profile.chat_template.read_text(encoding="utf-8") if profile.chat_template else None
+    spelled = {"template": template, "variables": mode.template or None}
+    given: dict[str, Any] = {
+        "name": profile.name,
+        "tokenizer": profile.tokenizer,
+        "context": profile.context,
+        "parameters": profile.parameters,
+        "api_key": os.environ.get(profile.api_key_env) if profile.api_key_env else None,
+        **spelled,
+    }
+    known = {"sglang": set(given), "local": set(spelled), "litellm": {"context", "parameters"}}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if surplus := settings.keys() - known.get(scheme, set()):
+        raise UsageError(f"the profile's {min(surplus)} means nothing to a {scheme} backend; leave it out")
+    return _opened(scheme, rest, settings)
+
+
 def open_backend(name: str) -> Backend:
-    """The backend that `--backend` names."""
+    """The backend that `--backend` names: a profile's, or one as it is written out."""
+    found = profile_of(name)
+    if found:
+        return _profiled(*found)
     scheme, _, rest = name.partition(":")
+    return _opened(scheme, rest, {})
+
+
+def _opened(scheme: str, rest: str, settings: Mapping[str, Any]) -> Backend:
     if scheme == "local":
-        return _local(rest)
+        return _local(rest, settings)
     if scheme == "bank":
         return _remembered(_bank(rest))
     if scheme == "fake":
         return _fake(rest)
     if scheme == "sglang":
-        return _sglang(rest)
+        return _sglang(rest, settings)
     if scheme == "litellm":
-        return _litellm(rest)
-    raise unknown("backend", scheme, ("local", "sglang", "litellm", "bank", "fake"))
+        return _litellm(rest, settings)
+    raise unknown("backend", scheme, ("local", "sglang", "litellm", "bank", "fake", *_profiles()))
 
 
-def prices_of(file: File | None, models: Iterable[Backend]) -> dict[str, Price]:
-    """The table's prices, and for models that are not in it those that their providers ask."""
+def prices_of(file: File | None, models: Iterable[Backend], policy: str) -> dict[str, Price]:
+    """The table's prices, and for models that are not in it those of the policy's profile or of their providers."""
     listed = {model.info.name: getattr(model, "price", None) for model in models}
+    if (found := profile_of(policy)) and found[0].price:
+        listed[next(iter(listed))] = found[0].price
     asked = {name: price for name, price in listed.items() if price is not None}
     return {**asked, **(read_prices(file) if file else {})}
 
@@ -158,7 +234,7 @@ async def _closing(backends: Iterable[Backend], main: Coroutine[Any, Any, T]) ->
                 await backend.aclose()
 
 
-def _local(folder: str) -> Backend:
+def _local(folder: str, settings: Mapping[str, Any]) -> Backend:
     try:
         from tts.backends.encoding import EncoderBackend
         from tts.backends.local import LocalBackend
@@ -167,23 +243,24 @@ def _local(folder: str) -> Backend:
         raise UsageError(f"the local backend needs {error.name}; pip install 'test-time-scaling[local]'") from error
     if folder and is_encoder(File(folder)):
         return EncoderBackend(File(folder))
-    return LocalBackend(File(folder) if folder else None, notice=lambda message: click.echo(message, err=True))
+    notice = partial(click.echo, err=True)
+    return LocalBackend(File(folder) if folder else None, notice=notice, **settings)
 
 
-def _sglang(urls: str) -> Backend:
+def _sglang(urls: str, settings: Mapping[str, Any]) -> Backend:
     try:
         from tts.backends.sglang import SGLangBackend
     except ModuleNotFoundError as error:
         raise UsageError(f"the SGLang backend needs {error.name}; pip install 'test-time-scaling[sglang]'") from error
-    return asyncio.run(SGLangBackend.open([url for url in urls.split(",") if url]))
+    return asyncio.run(SGLangBackend.open([url for url in urls.split(",") if url], **settings))
 
 
-def _litellm(model: str) -> Backend:
+def _litellm(model: str, settings: Mapping[str, Any]) -> Backend:
     if not model:
         raise UsageError("the LiteLLM backend needs a model: --backend litellm:PROVIDER/MODEL")
     from tts.backends.litellm import LiteLLMBackend
 
-    return LiteLLMBackend(model)
+    return LiteLLMBackend(model, **settings)
 
 
 def _bank(folder: str) -> Bank:

@@ -136,7 +136,8 @@ async def _finish(job: Job) -> tuple[Answer | None, str]:
         return None, f"no answer was forced: {backend.info.name} cannot continue a text"
     job.ledger.release_reserve()
     run = Run(job, FINISHER, job.halt, job.remaining())
-    path = (job.best or Path.of(job.header.problem)).append(kind.finisher)
+    broken_off = job.best or Path.of(job.header.problem)
+    path = broken_off.append(kind.ending(broken_off.text))
     ending = _CLOSING.get(kind.finisher[-1:], ())
     greedy = Sampling(temperature=0.0, max_tokens=FINISHER_TOKENS, stop=ending)
     # After a halt this call is refused like any other: the journal knows, and a replay needs to be told the same.

@@ -143,7 +143,7 @@ class Values(AnswerKind):
     name: ClassVar[str] = "chain"
     finisher: ClassVar[str] = "\n="
 
-    def extract(self, text: str, finished: bool) -> str | None:
+    def find(self, text: str, finished: bool) -> str | None:
         stated = _STATED.search(text) if finished else None
         return stated[1] if stated else None
 

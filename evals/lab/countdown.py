@@ -73,7 +73,7 @@ class Equations(AnswerKind):
     name: ClassVar[str] = "countdown"
     finisher: ClassVar[str] = "\n"
 
-    def extract(self, text: str, finished: bool) -> str | None:
+    def find(self, text: str, finished: bool) -> str | None:
         """Every equation of a finished solution."""
         found = _EQUATION.findall(text) if finished else []
         return canonical([(int(a), sign, int(b)) for a, sign, b, _ in found]) if found else None

@@ -29,9 +29,24 @@ class AnswerKind(BaseModel):
     exact_match: ClassVar[bool] = True
     """Whether `same` is plain equality of extracted answers: then groups are found in one pass."""
 
+    after: str = ""
+    """What ends a model's thinking, such as `</think>`: the answer comes after it, whatever was thought before."""
+
     def extract(self, text: str, finished: bool) -> str | None:
-        """The answer in `text`, or None. A text that was cut short yields only what it states as its answer."""
+        """The answer in `text`, or None. A text that was cut short yields only what it states as its answer, and one
+        whose thinking has not ended yields none."""
+        if not self.after:
+            return self.find(text, finished)
+        _, ended, said = text.rpartition(self.after)
+        return self.find(said, finished) if ended else None
+
+    def find(self, text: str, finished: bool) -> str | None:
+        """The answer in what is said aloud."""
         raise NotImplementedError
+
+    def ending(self, text: str) -> str:
+        """What asks for the answer where `text` broke off."""
+        return self.finisher if self.after in text else self.after + self.finisher
 
     def quick(self, one: str, other: str) -> bool | None:
         """Whether two answers are the same, where that can be said at once; None where `same` must be asked."""
@@ -43,7 +58,7 @@ class AnswerKind(BaseModel):
 
     @model_serializer(mode="wrap")
     def _with_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {"kind": self.name, **handler(self)}
+        return {"kind": self.name, **{name: value for name, value in handler(self).items() if name != "after" or value}}
 
 
 _KINDS: dict[str, type[AnswerKind]] = {}

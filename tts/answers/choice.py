@@ -24,7 +24,7 @@ class Choice(AnswerKind):
 
     letters: Annotated[str, Field(pattern=r"^[A-Z]{2,26}$")] = "ABCD"
 
-    def extract(self, text: str, finished: bool) -> str | None:
+    def find(self, text: str, finished: bool) -> str | None:
         """The boxed letter; else the last "answer is (X)"; else, in a finished text, a last line that is nothing
         but the letter, or the last `(X)`. In a text that was cut short "answer is B" may be about to say Because."""
         boxed = re.match(rf"\W*([{self.letters}])(?:[).:]|\W*$)", _MARKUP.sub("", last_boxed(text) or ""))

@@ -35,7 +35,7 @@ class Code(AnswerKind):
     tests: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
 
-    def extract(self, text: str, finished: bool) -> str | None:
+    def find(self, text: str, finished: bool) -> str | None:
         """The last block that was closed; a finished text may leave its last block open."""
         blocks = [body for body, end in FENCE.findall(text) if body.strip() and (end or finished)]
         return blocks[-1].strip("\n") if blocks else None

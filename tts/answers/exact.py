@@ -21,7 +21,7 @@ class Exact(AnswerKind):
 
     ignore_case: bool = True
 
-    def extract(self, text: str, finished: bool) -> str | None:
+    def find(self, text: str, finished: bool) -> str | None:
         """A line counts once it is complete: the model ended, or began another one."""
         body = text if finished else text.rpartition("\n")[0]
         stated = re.findall(r"(?im)^[^\w\n]*(?:the )?(?:final )?answer[*_ \t]*:\s*(\S.*)$", body)

@@ -25,7 +25,7 @@ class Json(AnswerKind):
     instruction: ClassVar[str] = "Answer with one JSON value in a ```json code block."
     finisher: ClassVar[str] = "\n\n```json\n"
 
-    def extract(self, text: str, finished: bool) -> str | None:
+    def find(self, text: str, finished: bool) -> str | None:
         blocks = [body for body, _ in FENCE.findall(text)]
         try:
             found = [value for body in blocks for value in _outermost(body)] or _outermost(text)

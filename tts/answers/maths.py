@@ -38,7 +38,7 @@ class Maths(AnswerKind):
     finisher: ClassVar[str] = "\n\nThe final answer is \\boxed{"
     exact_match: ClassVar[bool] = False
 
-    def extract(self, text: str, finished: bool) -> str | None:
+    def find(self, text: str, finished: bool) -> str | None:
         """The last `\\boxed{…}`; else what follows "answer is" or `####`; else, in a finished text, the last
         number."""
         text = text.replace("\N{MINUS SIGN}", "-")

@@ -23,7 +23,7 @@ class Text(AnswerKind):
     without_votes: ClassVar[str] = "use best_of_n (judge, consensus or confidence) or single"
     finisher: ClassVar[str] = "\n\nIn short: "
 
-    def extract(self, text: str, finished: bool) -> str | None:
+    def find(self, text: str, finished: bool) -> str | None:
         return text.strip() or None if finished else None
 
 

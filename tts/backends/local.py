@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path as File
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from tts.backends.lane import Lane, Place
 from tts.backends.prompt import Prompter
 from tts.backends.spelling import Speller
 from tts.errors import BackendError
-from tts.types import Capability, Completion, ModelInfo, Path, Sheet, Verdicts, number
+from tts.types import Capability, Completion, ModelInfo, Path, Sheet, Verdicts, digest, number
 
 MAX_ROWS, MAX_ROWS_OF_SMALL = 32, 2048
 """Continuations decoded at once; more wait for a place. Of a small model more fit into the memory, and are needed to
@@ -50,6 +50,8 @@ class LocalBackend:
         source: File | None = None,
         *,
         max_rows: int | None = None,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
         notice: Callable[[str], None] = lambda message: None,
     ) -> None:
         file = source or weights.embedded()
@@ -57,10 +59,12 @@ class LocalBackend:
         self.tokenizer = folder / "tokenizer.json"
         """What spells the tokens."""
         config = weights.read_config(folder)
-        self._prompter = Prompter(folder)
+        self._prompter = Prompter(folder, template, variables)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = weights.load_model(folder, config, device)
-        self.info = info_of(self._model, weights.EMBEDDED_NAME if source is None else file.stem, folder)
+        info = info_of(self._model, weights.EMBEDDED_NAME if source is None else file.stem, folder)
+        manner = self._prompter.manner
+        self.info = info.model_copy(update={"fingerprint": digest(info.fingerprint + manner)}) if manner else info
         small = self.info.parameters < SMALL
         cores = torch.get_num_threads()
         rows = max_rows or (MAX_ROWS_OF_SMALL if small else MAX_ROWS)

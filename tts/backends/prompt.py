@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path as File
@@ -31,13 +31,14 @@ _CONTEXT = 8
 class Prompter:
     """A model's tokenizer and chat template."""
 
-    def __init__(self, folder: File) -> None:
+    def __init__(self, folder: File, template: str | None = None, variables: Mapping[str, Any] | None = None) -> None:
+        """`template` replaces the model's own; `variables` are what a template may be told, such as a mode."""
         try:
             described = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
             self._template_tokenizer = Tokenizer.from_str(json.dumps(described))
             self._text_tokenizer = Tokenizer.from_str(json.dumps({**described, "added_tokens": []}))
             settings = _read_json(folder / "tokenizer_config.json")
-            self._template = _template(folder, settings)
+            self._template = _template(folder, settings, template)
         except Exception as error:  # tokenizers raises bare Exception for a broken file
             raise UsageError(f"cannot read the tokenizer in {folder}: {error}") from error
         self._special = {token["id"] for token in described.get("added_tokens", ())}
@@ -46,6 +47,9 @@ class Prompter:
             for name, token in settings.items()
             if name.endswith("_token") and token
         }
+        self._variables = dict(variables or {})
+        self.manner = f"{template or ''}{self._variables or ''}"
+        """Names what was given instead of the model's own; empty where nothing was."""
         self.start_ids = lru_cache(maxsize=1024)(self._start_ids)
         self.opening: tuple[int, ...] = tuple(self._template_tokenizer.encode("").ids)
         """What the tokenizer puts before a text that is no conversation."""
@@ -116,7 +120,9 @@ class Prompter:
             return self._bare(messages, places)
         turns = [{"role": m.role, "content": place} for m, place in zip(messages, places, strict=True)]
         try:
-            text: str = self._template(messages=turns, add_generation_prompt=prompting, **self._tokens)
+            text: str = self._template(
+                messages=turns, add_generation_prompt=prompting, **self._tokens, **self._variables
+            )
         except TemplateError as error:
             raise UsageError(f"the model's chat template refuses this conversation: {error}") from error
         if [int(place) for place in _PLACE.findall(text)] != list(range(len(messages))):
@@ -130,9 +136,9 @@ class Prompter:
         return f"{self._tokens.get('bos_token', '')}{places[0]}"
 
 
-def _template(folder: File, settings: dict[str, Any]) -> Callable[..., str] | None:
+def _template(folder: File, settings: dict[str, Any], given: str | None) -> Callable[..., str] | None:
     file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    source = given or (file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template"))
     if not source:
         return None
     environment = ImmutableSandboxedEnvironment(

@@ -127,3 +127,12 @@ def test_a_broken_tokenizer_is_one_clear_error(tmp_path: Path, content: str | No
         (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(UsageError, match="cannot read the tokenizer"):
         Prompter(tmp_path)
+
+
+def test_a_template_of_the_callers_own_is_told_its_variables(folder: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if thinking %}<think>{% else %}!{% endif %}"
+    start = asked("1+1?").start
+    told = {on: Prompter(folder, template, {"thinking": on}) for on in (True, False)}
+    assert told[True].decode(told[True].start_ids(start)) == "1+1?<think>"
+    assert told[False].decode(told[False].start_ids(start)) == "1+1?!"
+    assert len({told[True].manner, told[False].manner, Prompter(folder).manner}) == 3

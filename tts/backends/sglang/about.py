@@ -107,13 +107,14 @@ def read_config(folder: File) -> dict[str, Any]:
     return {**config, **config.get("text_config", {})}
 
 
-def info_of(facts: Facts, name: str, grace: float) -> ModelInfo:
-    """What there is to say of the model, for bills and journals."""
+def info_of(facts: Facts, name: str, grace: float, manner: str) -> ModelInfo:
+    """What there is to say of the model, for bills and journals. `manner` is how its prompts are spelled, where that is
+    not its own way."""
     server, config = facts.server, read_config(facts.folder)
     spelled = [(facts.folder / file).read_text(encoding="utf-8") for file in ("config.json", "tokenizer.json")]
     return ModelInfo(
         name=name,
-        fingerprint=digest("\x00".join([basename(server), str(server.get("weight_version")), *spelled])),
+        fingerprint=digest("\x00".join([basename(server), str(server.get("weight_version")), *spelled, manner])),
         context=server["max_req_input_len"],
         parameters=parameters_of(config),
         layers=config["num_hidden_layers"],

@@ -43,12 +43,13 @@ class SGLangBackend:
     give the same completions twice.
     """
 
-    def __init__(self, replicas: Sequence[Replica], facts: Facts, name: str, patience: float, key: str | None) -> None:
-        prompter = Prompter(facts.folder)
+    def __init__(
+        self, replicas: Sequence[Replica], facts: Facts, name: str, patience: float, key: str | None, prompter: Prompter
+    ) -> None:
         classes = not facts.server.get("is_generation", True)
-        self.info = info_of(facts, name, GRACE)
+        self.info = info_of(facts, name, GRACE, prompter.manner)
         self.tokenizer = facts.folder / "tokenizer.json"
-        self._speller = Speller(prompter, name, read_config(facts.folder)["vocab_size"], classes=classes)
+        self.speller = Speller(prompter, name, read_config(facts.folder)["vocab_size"], classes=classes)
         self._fleet = Fleet(replicas, patience)
         self._facts, self._patience, self._key = facts, patience, key
         self._usual = USUAL
@@ -60,6 +61,10 @@ class SGLangBackend:
         *,
         name: str | None = None,
         tokenizer: File | None = None,
+        context: int | None = None,
+        parameters: int | None = None,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
         api_key: str | None = None,
         patience: float = PATIENCE,
     ) -> Self:
@@ -72,7 +77,11 @@ class SGLangBackend:
         for replica in replicas[1:]:
             _check_same(first, replica)
         facts = Facts(first, folder_of(first, tokenizer))
-        return cls(replicas, facts, name or basename(first), patience, api_key)
+        prompter = Prompter(facts.folder, template, variables)
+        backend = cls(replicas, facts, name or basename(first), patience, api_key, prompter)
+        said = {"context": context and min(context, backend.info.context), "parameters": parameters}
+        backend.info = backend.info.model_copy(update={key: value for key, value in said.items() if value})
+        return backend
 
     async def aclose(self) -> None:
         """Let go of all connections."""
@@ -94,18 +103,18 @@ class SGLangBackend:
         self._fleet.drain(url)
 
     def prompt_tokens(self, path: Path) -> int:
-        return self._speller.prompt_tokens(path)
+        return self.speller.prompt_tokens(path)
 
     def sheet_tokens(self, sheet: Sheet) -> int:
-        return self._speller.sheet_tokens(sheet)
+        return self.speller.sheet_tokens(sheet)
 
     async def generate(self, request: Request) -> Completion:
         began = time.perf_counter()
-        self._speller.prompt(request)
-        draft = Draft(request, self._speller.parts(request.path), self._speller.prompter)
+        self.speller.prompt(request)
+        draft = Draft(request, self.speller.parts(request.path), self.speller.prompter)
         tokens = min(self._usual, request.max_tokens)
         errand = Errand(_conversation(request.path), draft.links, tokens, request.halt)
-        stop_ids = self._speller.prompter.turn_ends
+        stop_ids = self.speller.prompter.turn_ends
         try:
             while draft.finish is None:
                 async with self._placed(errand, draft.attempts + 1) as replica:
@@ -120,7 +129,7 @@ class SGLangBackend:
 
     async def read(self, reading: Reading) -> Verdicts:
         began = time.perf_counter()
-        sheet = self._speller.sheet(reading.sheet)
+        sheet = self.speller.sheet(reading.sheet)
         errand = Errand(digest(repr(reading.sheet.before)), chain(sheet.parts), 0.0, reading.halt)
         for attempt in range(1, ATTEMPTS + 1):
             async with self._placed(errand, attempt) as replica:
@@ -159,9 +168,9 @@ class SGLangBackend:
     ) -> tuple[tuple[Looks, ...] | None, int, int]:
         """What a replica says of a sheet, how much it had to read and how much of that was cached."""
         try:
-            if self._speller.classes:
+            if self.speller.classes:
                 return await self._classes(replica, sheet, rid, reading.halt)
-            asked = self._speller.asked(reading.sheet)
+            asked = self.speller.asked(reading.sheet)
             body = readout(sheet.ids, asked, sheet.first)
             reply = await replica.ask("/generate", body, rid, chain(sheet.parts), reading.halt)
             told = reply["meta_info"]
@@ -176,22 +185,37 @@ class SGLangBackend:
     async def _classes(
         self, replica: Replica, sheet: Spelled, rid: str, halt: Halt
     ) -> tuple[tuple[Looks, ...] | None, int, int]:
-        """A classifier is read at a text's last token only: the whole sheet first, whose beginnings are then cached."""
-        places = [place for places in sheet.places for place in places]
-        last = await self._class(replica, sheet, places[-1], f"{rid}00000;", halt)
-        others = [
-            self._class(replica, sheet, place, f"{rid}{i:05};", halt) for i, place in enumerate(places[:-1], start=1)
-        ]
-        replies = [*await asyncio.gather(*others), last]
-        told = dict(zip(places, (tuple(reply["embedding"]) for reply in replies), strict=True))
+        """A classifier is read at a text's last token only: the whole sheet first, whose beginnings are then cached but
+        for their last tokens, which are read once more."""
+        *others, last = (place for places in sheet.places for place in places)
+        read = {last: await self._class(replica, sheet, last, f"{rid}00000;", halt)}
+        if halt.reason is None:
+            calls = [self._class(replica, sheet, place, f"{rid}{i:05};", halt) for i, place in enumerate(others, 1)]
+            read.update(zip(others, await asyncio.gather(*calls), strict=True))
+        fresh = sum(tokens for _, tokens in read.values())
+        told = {place: logits for place, (logits, _) in read.items() if logits is not None}
+        if len(told) <= len(others):
+            return None, fresh, 0
         pieces = tuple(tuple(told[place] for place in each) for each in sheet.places)
-        fresh = sum(each["meta_info"]["prompt_tokens"] - _cached(each) for each in replies)
-        return pieces, len(sheet.ids), max(0, len(sheet.ids) - fresh)
+        prompt = max(fresh, len(sheet.ids))
+        return pieces, prompt, prompt - fresh
 
-    async def _class(self, replica: Replica, sheet: Spelled, place: int, rid: str, halt: Halt) -> Mapping[str, Any]:
+    async def _class(
+        self, replica: Replica, sheet: Spelled, place: int, rid: str, halt: Halt
+    ) -> tuple[tuple[float, ...] | None, int]:
+        """The logits at a place, or None where a halt came first, and how many tokens were read for them. SGLang 0.5
+        does not say how much of a text was cached that it classifies: it is what the replica is known to hold."""
+        held = 0 if replica.facts.get("disable_radix_cache") else replica.warmth.known(chain(sheet.parts))
+        page = replica.facts.get("page_size") or 1
+        known = min(held, place) // page * page
         body = {"input_ids": list(sheet.ids[: place + 1])}
-        reply: Mapping[str, Any] = await replica.ask("/classify", body, rid, chain(sheet.parts), halt)
-        return reply
+        reply = await replica.ask("/classify", body, rid, chain(sheet.parts), halt)
+        told = reply["meta_info"]
+        if told["finish_reason"]["type"] == "abort":
+            _aborted(told, halt)
+            return None, 0
+        cached = _cached(reply) if "cached_tokens" in told else known
+        return tuple(reply["embedding"]), told["prompt_tokens"] - cached
 
 
 def _cached(reply: Mapping[str, Any]) -> int:

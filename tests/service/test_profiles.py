@@ -1,0 +1,102 @@
+"""`--backend NAME[:MODE]`: the models of a `tts.toml`, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path as File
+
+import pytest
+from click.testing import CliRunner, Result
+
+from service.commands import cli
+
+PROFILES = """
+[models.quick]
+backend = "fake:tests.handlers:quick"
+strategy = "self_consistency:n=6"
+budget = { tokens = 120 }
+price = { prompt = 1.0, completion = 2.0 }
+
+[models.quick.modes.plain]
+max_tokens = 20
+
+[models.quick.modes.thinking]
+thinks = true
+
+[models.far]
+backend = "fake:tests.handlers:quick"
+tokenizer = "somewhere"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _configured(tmp_path: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(PROFILES)
+    monkeypatch.setenv("TTS_CONFIG", str(file))
+
+
+def solve(*more: str) -> Result:
+    return CliRunner().invoke(cli, ["solve", "12?", "--answer", "maths", "--json", *more], catch_exceptions=False)
+
+
+def test_a_profile_brings_its_strategy_budget_and_price() -> None:
+    told = json.loads(solve("--backend", "quick").stdout)
+    assert told["samples"]["finished"] == 6
+    assert told["bill"]["usd"] > 0
+    assert told["answer"] in ("12", "7")
+
+
+def test_what_is_given_goes_before_the_profile() -> None:
+    told = json.loads(solve("--backend", "quick", "--strategy", "single", "--tokens", "50").stdout)
+    assert told["samples"]["finished"] == 1
+
+
+def test_in_a_mode_that_thinks_answers_come_after_the_thinking() -> None:
+    told = json.loads(solve("--backend", "quick:thinking").stdout)
+    assert told["answer"] not in ("12", "7")
+    assert "boxed{" in told["answer"]
+
+
+def test_a_search_over_steps_of_free_thinking_is_refused() -> None:
+    refused = solve("--backend", "quick:thinking", "--strategy", "beam", "--verifier", "prm@fake:tests.handlers:quick")
+    assert refused.exit_code == 2
+    assert "nobody says where a step of a thought ends" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ("quick:fast", "unknown mode 'fast'"),
+        ("quik", "unknown backend 'quik'; did you mean 'quick'"),
+        ("far", "the profile's tokenizer means nothing to a fake backend"),
+    ],
+)
+def test_what_a_profile_cannot_do_is_said(backend: str, said: str) -> None:
+    refused = solve("--backend", backend)
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+
+
+def test_a_file_that_is_named_and_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTS_CONFIG", "nowhere.toml")
+    refused = solve("--backend", "quick")
+    assert refused.exit_code == 2
+    assert "nowhere.toml" in refused.stderr
+
+
+def test_suites_are_asked_through_a_profile_too(tmp_path: File) -> None:
+    arguments = [
+        "eval",
+        "chain",
+        "--limit",
+        "2",
+        "--backend",
+        "quick",
+        "--tokens",
+        "60",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    ended = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output

@@ -28,12 +28,12 @@ class Facts:
 
 
 async def ask(wire: Wire) -> Mapping[str, Any]:
-    """What a server says of itself. Behind a router, of which only health and workers are known, what a worker says."""
-    try:
-        return await _told(wire)
-    except Failure as failure:
-        workers = await _workers(wire)
-        if not workers:
+    """What a server says of itself, and of a router, which may pass the question on or not, what a worker says."""
+    workers = await _workers(wire)
+    if not workers:
+        try:
+            return await _told(wire)
+        except Failure as failure:
             raise BackendError(f"{failure}; is an SGLang server there, and is it ready?") from failure
     worker = wire.to(workers[0])
     try:

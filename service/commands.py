@@ -63,6 +63,15 @@ Exit codes:
   130  Ctrl-C; what was written is kept"""
 
 
+DOCTOR_EXIT_CODES = """\b
+Exit codes:
+  0    nothing is a problem
+  1    something is
+  2    bad usage
+  4    no server answers
+  130  Ctrl-C"""
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="test-time-scaling", prog_name="tts")
 def cli() -> None:
@@ -358,12 +367,33 @@ def whatif(banks: tuple[File, ...], **options: Any) -> None:
     guarded(lambda: _extra("rehearsing").whatif(banks, options))
 
 
-def _extra(module: str) -> Any:
+@cli.command(epilog=DOCTOR_EXIT_CODES)
+@click.argument("backend")
+@click.option("--verifier", metavar="NAME@BACKEND", help="The verifier, and the servers of its model.")
+@click.option(
+    "--verifier-param", "verifier_params", multiple=True, metavar="NAME=VALUE", help="A verifier's parameter."
+)
+@click.option("--problem", metavar="TEXT", help="What servers are tried with.  [default: a multiplication]")
+@click.option("--good", metavar="TEXT", help="A right solution of it, for the verifier.")
+@click.option("--bad", metavar="TEXT", help="A wrong one.")
+@click.option("--step-end", default="\\n\\n", show_default=True, help="What ends a step of theirs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON list and nothing else.")
+def doctor(backend: str, **options: Any) -> None:
+    """Examine the SGLang servers of BACKEND: what they are like, what they do, and what to change.
+
+    \b
+    tts doctor sglang:http://a:30000,http://b:30000
+    tts doctor sglang:http://a:30000 --verifier prm@sglang:http://c:30000 --json
+    """
+    guarded(lambda: _extra("doctor", "sglang").doctor(backend, options))
+
+
+def _extra(module: str, extra: str = "evals") -> Any:
     """A module of commands whose libraries are an extra of their own."""
     try:
         return importlib.import_module(f"service.{module}")
     except ModuleNotFoundError as error:
-        raise UsageError(f"this needs {error.name}; pip install 'test-time-scaling[evals]'") from error
+        raise UsageError(f"this needs {error.name}; pip install 'test-time-scaling[{extra}]'") from error
 
 
 def guarded(command: Callable[[], int | None]) -> None:

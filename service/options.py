@@ -125,9 +125,19 @@ def asked_by_profile(name: str, problem: Problem, strategy: Strategy, explicit: 
     return profile.asked(problem, mode).model_copy(update=ended)
 
 
-def _profiled(profile: Profile, mode: Mode) -> Backend:
-    """The backend of a profile. What a kind of backend cannot be told is refused, not dropped."""
+def spelled_out(name: str) -> tuple[str, str, dict[str, Any]]:
+    """The kind of a backend, what it is of, and its settings: a profile's, or those of one that is written out."""
+    found = profile_of(name)
+    if found is None:
+        scheme, _, rest = name.partition(":")
+        return scheme, rest, {}
+    profile, mode = found
     scheme, _, rest = profile.backend.partition(":")
+    return scheme, rest, _settings(scheme, profile, mode)
+
+
+def _settings(scheme: str, profile: Profile, mode: Mode) -> dict[str, Any]:
+    """What a profile says. What a kind of backend cannot be told is refused, not dropped."""
     template = profile.chat_template.read_text(encoding="utf-8") if profile.chat_template else None
     spelled = {"template": template, "variables": mode.template or None}
     given: dict[str, Any] = {
@@ -142,19 +152,12 @@ def _profiled(profile: Profile, mode: Mode) -> Backend:
     settings = {name: value for name, value in given.items() if value is not None}
     if surplus := settings.keys() - known.get(scheme, set()):
         raise UsageError(f"the profile's {min(surplus)} means nothing to a {scheme} backend; leave it out")
-    return _opened(scheme, rest, settings)
+    return settings
 
 
 def open_backend(name: str) -> Backend:
-    """The backend that `--backend` names: a profile's, or one as it is written out."""
-    found = profile_of(name)
-    if found:
-        return _profiled(*found)
-    scheme, _, rest = name.partition(":")
-    return _opened(scheme, rest, {})
-
-
-def _opened(scheme: str, rest: str, settings: Mapping[str, Any]) -> Backend:
+    """The backend that `--backend` names."""
+    scheme, rest, settings = spelled_out(name)
     if scheme == "local":
         return _local(rest, settings)
     if scheme == "bank":

@@ -1,4 +1,4 @@
-"""What `tts doctor` looks at: settings that a server reports, and trials of what it does. A new one is a table's line."""
+"""What `tts doctor` looks at: settings that a server reports, and trials of what it does. A new one is a line."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from aiohttp import ClientSession, web
 
 from evals.lab.chain import read
 from evals.sglang_cpu import Server
+from service.doctor import Server as Examined
 from service.doctor import case_of, doctor, examine
 from service.examination import BAD, GOOD, PROBLEM, Case, Finding
 from service.options import ask

@@ -58,7 +58,7 @@ class Replica:
 
     def __init__(self, wire: Wire, facts: Mapping[str, Any], patience: float) -> None:
         self.wire, self.facts = wire, facts
-        self._engines = [wire.to(url) for url in facts.get("workers", ())] or [wire]
+        self._engines = [wire.to(url) for url in facts.get("workers", (wire.url,))]
         """Whom aborts and questions of load go to: a router passes neither on."""
         self.breaker, self.draining, self.running = Breaker(), False, 0
         self.speed = Speed()

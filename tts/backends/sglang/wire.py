@@ -17,6 +17,8 @@ STOPS = 32
 """The most stop strings that a server takes."""
 NEVER = -1e9
 """Added to the logit of a banned token."""
+FEW = 2
+"""Connections for short words: kept open they are quicker than one opened for each of many aborts."""
 CONNECTING = 5.0
 """Seconds until a server that does not take the connection counts as gone."""
 
@@ -104,14 +106,15 @@ def _finite(value: float) -> float | None:
 class Wire:
     """Pooled connections to one server. What goes wrong is a `Failure`."""
 
-    def __init__(self, url: str, key: str | None) -> None:
+    def __init__(self, url: str, key: str | None, limit: int = 0) -> None:
+        """At most `limit` connections, or as many as there are calls."""
         self.url = url
-        self._key = key
+        self._key, self._limit = key, limit
         self._session: aiohttp.ClientSession | None = None
 
     def to(self, url: str) -> Wire:
-        """Another server, with the same key."""
-        return Wire(url, self._key)
+        """A few connections of their own to a server with the same key, for short words that must not wait."""
+        return Wire(url, self._key, FEW)
 
     async def get(self, path: str, seconds: float) -> Any:
         return await self._whole("GET", path, None, seconds)
@@ -162,7 +165,7 @@ class Wire:
         """The session, opened anew in an event loop that it was not made for."""
         loop = asyncio.get_running_loop()
         if self._session is None or self._session.closed or self._session._loop is not loop:
-            connector = aiohttp.TCPConnector(limit=0)
+            connector = aiohttp.TCPConnector(limit=self._limit)
             headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
             self._session = aiohttp.ClientSession(connector=connector, headers=headers)
         return self._session

@@ -115,10 +115,6 @@ class Draft:
         usage = Usage.of(prompt=self._read, cached=self._cached, completion=self.made, seconds=seconds)
         return usage.model_copy(update={"uncertain_tokens": self._uncertain})
 
-    def credit(self, tokens: int) -> None:
-        """So much of the prompt that was said to be cached had been read for this call."""
-        self._cached -= tokens
-
     def _deliver(self, told: Said) -> None:
         self.ids += told.ids
         self.made += told.made

@@ -10,7 +10,7 @@ from typing import Any
 
 from tts.backends.sglang.draft import Draft
 from tts.backends.sglang.placement import Speed
-from tts.backends.sglang.warmth import Chain, Warmth, chain
+from tts.backends.sglang.warmth import SHORT, Chain, Warmth, chain
 from tts.backends.sglang.wire import Failure, Said, Wire, generation, said
 from tts.errors import UsageError
 from tts.halt import Halt
@@ -119,6 +119,7 @@ class Replica:
         """Go on with a draft until it has ended. Raises `Failure` when the server did not bring it there; what it had
         delivered is kept."""
         draft.attempts += 1
+        warm = self.warmth.known(draft.links)
         deltas = bool(self.facts.get("incremental_streaming_output"))
         body = generation(draft.request, draft.context(), draft.left, stop_ids, draft.interval)
         events: list[bytes] = []
@@ -136,6 +137,8 @@ class Replica:
             failure = error if isinstance(error, Failure) else Failure(f"{self.url} sent nonsense", started=True)
             draft.lose(_last(events, deltas), started=failure.started)
             raise failure from error
+        if told.made and told.cached + SHORT < warm:
+            self.warmth.forget(draft.links)  # others have pushed it out of the cache meanwhile
         watched = draft.finish == "watched"
         draft.take(told)
         if watched:

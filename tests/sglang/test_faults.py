@@ -120,6 +120,21 @@ def test_a_hung_replica_is_left_alone_and_its_samples_go_on_elsewhere(policy: Se
     assert result.bill.tokens <= 6_000
 
 
+def test_a_replica_that_hangs_before_its_first_token_keeps_nobody_waiting_in_line(policy: Server, twin: Server) -> None:
+    async def run(backend: SGLangBackend) -> tuple[Result, float]:
+        twin.send(signal.SIGSTOP)
+        began = time.monotonic()
+        return await voted(backend), time.monotonic() - began
+
+    try:
+        result, seconds = connected([policy.url, twin.url], run, patience=2.0)
+    finally:
+        twin.send(signal.SIGCONT)
+    assert result.answer is not None
+    assert result.samples.failed == 0
+    assert seconds < 9.0
+
+
 def test_a_deadline_holds_though_a_replica_hangs(policy: Server, twin: Server) -> None:
     async def run(backend: SGLangBackend) -> tuple[Result, float]:
         twin.send(signal.SIGSTOP)

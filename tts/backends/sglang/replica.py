@@ -157,6 +157,8 @@ class Replica:
     async def _call(self, id: str, links: Chain, halt: Halt) -> AsyncIterator[Any]:
         """The time of one call: it leads those who share its prefix, is aborted when halted, and called off when the
         server is hung."""
+        if not self.breaker.closed:  # it failed somebody else while this call waited
+            raise Failure(f"{self.url} does not answer any more", started=False)
         led, ended = self.warmth.lead(links), asyncio.Event()
 
         def first() -> None:

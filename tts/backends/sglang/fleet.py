@@ -72,7 +72,7 @@ class Fleet:
 
     def leave(self, replica: Replica) -> None:
         """A call is through."""
-        replica.running -= 1
+        replica.leave()
         if replica.draining and not replica.running and replica in self.replicas:
             self.replicas.remove(replica)
             self._gone.append(replica)
@@ -88,7 +88,7 @@ class Fleet:
         for replica in self.replicas:
             if replica.url == url:
                 replica.draining = True
-                replica.running += 1
+                replica.enter()
                 self.leave(replica)
                 return replica
         raise UsageError(f"{url} is none of the replicas: {', '.join(each.url for each in self.replicas)}")
@@ -134,7 +134,7 @@ class Fleet:
                 continue
             replica = min(able, key=lambda each: (errand.length - each.warmth.known(errand.links), given[each]))
             given[replica] += 1
-            replica.running += 1
+            replica.enter()
             errand.place.set_result(replica)
 
     def _choose(self, errands: Sequence[Errand]) -> list[Replica]:

@@ -60,7 +60,8 @@ class Replica:
         self.wire, self.facts = wire, facts
         self._engines = [wire.to(url) for url in facts.get("workers", (wire.url,))]
         """Whom aborts and questions of load go to: a router passes neither on."""
-        self.breaker, self.draining, self.running = Breaker(), False, 0
+        self.breaker, self.draining = Breaker(), False
+        self.running = self._peak = 0
         self.speed = Speed()
         self.warmth = Warmth(int(facts.get("max_total_num_tokens") or 1 << 20))
         self._capacity = capacity_of(facts)
@@ -83,6 +84,15 @@ class Replica:
         """How many more calls it takes: it serves at least one of ours at a time, whatever others ask of it."""
         return max(1, self._capacity - self._others) - self.running
 
+    def enter(self) -> None:
+        """One more of our calls."""
+        self.running += 1
+        self._peak = max(self._peak, self.running)
+
+    def leave(self) -> None:
+        """One fewer."""
+        self.running -= 1
+
     async def refresh(self) -> None:
         """Ask how it stands. One that does not answer in time is hung, and what it was doing is called off."""
         try:
@@ -93,18 +103,22 @@ class Replica:
             self.breaker.answered()
 
     async def _loads(self) -> list[Mapping[str, Any]]:
-        """What the engine says of its load, and behind a router what each of those that answer says."""
+        """What the engine says of its load, and behind a router what each of those that answer says; nothing where they
+        answer that they do not say it."""
         asked = (each.get("/v1/loads?include=core", self._patience) for each in self._engines)
         told = await asyncio.gather(*asked, return_exceptions=True)
         loads = [load for each in told if not isinstance(each, BaseException) for load in each["loads"]]
-        if not loads:
+        if not loads and not any(isinstance(each, Failure) and each.answered for each in told):
             raise Failure(f"{self.url} does not answer", started=False)
         return loads
 
     def _learn(self, loads: list[Mapping[str, Any]]) -> None:
-        """Of several engines or data-parallel ranks, the sums."""
+        """Of several engines or data-parallel ranks, the sums. What they say is a little old: calls of ours that have
+        ended meanwhile must not be taken for somebody else's."""
+        if not loads:
+            return
         busy = sum(load["num_running_reqs"] + load["num_waiting_reqs"] for load in loads)
-        self._others = max(0, busy - self.running)
+        self._others, self._peak = max(0, busy - self._peak), self.running
         self._capacity = sum(load["max_running_requests"] for load in loads) or self._capacity
         self.speed = speed_of(loads[0], self.speed)
 
@@ -126,7 +140,9 @@ class Replica:
         try:
             async with self._call(draft.id, draft.links, draft.request.halt) as first:
                 async for event in self.wire.stream("/generate", {**body, "rid": draft.id}):
-                    events = [*events, event] if deltas else [event]
+                    if not deltas:
+                        events.clear()
+                    events.append(event)
                     first()
                     if draft.finish is None and draft.watched(events, deltas=deltas):
                         draft.finish = "watched"

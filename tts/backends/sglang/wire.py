@@ -24,11 +24,12 @@ CONNECTING = 5.0
 
 
 class Failure(Exception):
-    """A server did not do what it was asked. `started` says whether it may have begun to."""
+    """A server did not do what it was asked. `started` says whether it may have begun to, `answered` whether it said so
+    itself."""
 
-    def __init__(self, message: str, *, started: bool) -> None:
+    def __init__(self, message: str, *, started: bool, answered: bool = False) -> None:
         super().__init__(message)
-        self.started = started
+        self.started, self.answered = started, answered
 
 
 class Said(NamedTuple):
@@ -177,7 +178,8 @@ class Wire:
             raise UsageError(f"{self.url} wants another API key")
         if response.status != 200:
             busy = response.status in (429, 503)
-            raise Failure(f"{self.url} answers {response.status}: {_message(await response.read())}", started=not busy)
+            said = f"{self.url} answers {response.status}: {_message(await response.read())}"
+            raise Failure(said, started=not busy, answered=True)
 
     def _failure(self, error: Exception) -> Failure:
         unreached = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)

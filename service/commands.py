@@ -28,8 +28,9 @@ from service.options import (
     models_of,
     open_backend,
     prices_of,
-    read_by,
+    profile_of,
     run_with,
+    verifier_of,
     with_defaults,
 )
 from strategies import STRATEGIES
@@ -72,6 +73,15 @@ Exit codes:
   130  Ctrl-C"""
 
 
+VERIFIER = click.option(
+    "--verifier",
+    default="confidence",
+    show_default=True,
+    metavar="NAME[@BACKEND]",
+    help=f"Scores samples: {', '.join(VERIFIERS)}; read by the model of a backend.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="test-time-scaling", prog_name="tts")
 def cli() -> None:
@@ -107,13 +117,7 @@ def cli() -> None:
     'or its JSON form, such as \'{"kind": "choice", "letters": "ABCDE"}\'.',
 )
 @click.option("--instruction", help="How to answer, instead of what the answer kind asks for by itself.")
-@click.option(
-    "--verifier",
-    default="confidence",
-    show_default=True,
-    metavar="NAME[@BACKEND]",
-    help=f"Scores samples: {', '.join(VERIFIERS)}; read by the model of a backend.",
-)
+@VERIFIER
 @click.option(
     "--verifier-param", "verifier_params", multiple=True, metavar="NAME=VALUE", help="A verifier's parameter."
 )
@@ -217,13 +221,7 @@ def replay(journal_file: File, as_json: bool, show: str | None) -> None:
 @click.option("--split", type=click.Choice(["train", "dev", "test"]), help="Default: dev in the lab, else test.")
 @click.option("--data", type=click.Path(path_type=File), help="JSONL with id, problem, answer: instead of the hub.")
 @click.option("--backend", "backend_name", help="As for `tts solve`.  [default: the suite's own model]")
-@click.option(
-    "--verifier",
-    default="confidence",
-    show_default=True,
-    metavar="NAME[@BACKEND]",
-    help=f"Scores samples: {', '.join(VERIFIERS)}; read by the model of a backend.",
-)
+@VERIFIER
 @click.option("--max-tokens", type=int, help="Most tokens of one sample.  [default: the suite's]")
 @click.option("--temperature", type=float, help="Sampling temperature.  [default: the suite's]")
 @click.option("--top-p", type=float, help="Nucleus sampling.  [default: the suite's]")
@@ -342,13 +340,7 @@ def bank_merge(folders: tuple[File, ...], out: File) -> None:
 )
 @click.option("--target-accuracy", type=click.FloatRange(0, 1), help="Name the cheapest setting that reaches this.")
 @click.option("--max-p95-seconds", type=click.FloatRange(0), help="Only settings of which 95 % end by then.")
-@click.option(
-    "--verifier",
-    default="confidence",
-    show_default=True,
-    metavar="NAME[@BACKEND]",
-    help=f"Scores samples: {', '.join(VERIFIERS)}; read by the model of a backend.",
-)
+@VERIFIER
 @click.option("--limit", type=click.IntRange(1), help="Problems.  [default: all of the bank's]")
 @click.option("--data", type=click.Path(path_type=File), help="The file of problems, if the bank was filled from one.")
 @click.option("--prices", type=click.Path(path_type=File), help="Price table (TOML), for a column in dollars.")
@@ -429,10 +421,9 @@ def _solve(text: str, options: dict[str, Any], explicit: frozenset[str]) -> int:
     from tts.journal import JsonlJournal, MemoryJournal
 
     strategy: Strategy = build(STRATEGIES, "strategy", options["strategy"], options["params"])
-    verifier, _, reader = options["verifier"].partition("@")
-    scorer: Verifier = build(VERIFIERS, "verifier", verifier, [*options["verifier_params"], *read_by(reader)])
+    scorer = verifier_of(options["verifier"], options["verifier_params"])
     problem = ask(text, options["answer"], options["instruction"], options["step_end"])
-    problem = asked_by_profile(options["backend_name"], problem, strategy, explicit)
+    problem = asked_by_profile(profile_of(options["backend_name"]), problem, strategy, explicit)
     units = {unit: options[unit] for unit in ("tokens", "seconds", "usd", "flops") if options[unit] is not None}
     budget = checked(Budget, units or {"tokens": DEFAULT_TOKENS})
     drawn = {name: options[name] for name in ("max_tokens", "temperature", "top_p") if options[name] is not None}

@@ -34,13 +34,12 @@ from service.examination import (
     ok,
     reachable,
 )
-from service.options import ask, build, read_by, spelled_out
+from service.options import ask, spelled_out, verifier_of
 from service.progress import progress
 from tts.backends.sglang import SGLangBackend
 from tts.backends.sglang.wire import Failure
 from tts.errors import BackendError, TTSError, UsageError, counted
 from tts.strategy import Verifier
-from verifiers import VERIFIERS
 
 T = TypeVar("T")
 
@@ -172,7 +171,7 @@ async def _with_progress(checks: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 def doctor(backend: str, options: Mapping[str, Any]) -> int:
     """Examine a deployment and print what was found. Returns the exit code."""
     name, _, reader = (options["verifier"] or "").partition("@")
-    verifier = build(VERIFIERS, "verifier", name, [*options["verifier_params"], *read_by(reader)]) if name else None
+    verifier = verifier_of(options["verifier"], options["verifier_params"]) if name else None
     if verifier is not None and (verifier.reads is None or not reader):
         raise UsageError(f"{name} is read by no server; name a verifier that is: --verifier prm@sglang:URL")
     servers = [*servers_of("policy", backend), *(servers_of("verifier", reader) if verifier else ())]

@@ -115,9 +115,10 @@ def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
 
 def _asked(items: Sequence[Item], backend: str | None, methods: Sequence[Method]) -> Sequence[Item]:
     """The problems as the model of a profile is asked them."""
+    found = profile_of(backend or "")
     for method in methods:
         items = [
-            item.model_copy(update={"problem": asked_by_profile(backend or "", item.problem, method.strategy, ())})
+            item.model_copy(update={"problem": asked_by_profile(found, item.problem, method.strategy, ())})
             for item in items
         ]
     return items

@@ -25,6 +25,7 @@ from tts.errors import UsageError, unknown
 from tts.profile import Mode, Profile, read_profiles
 from tts.strategy import Strategy, Verifier
 from tts.types import Problem, Role
+from verifiers import VERIFIERS
 
 if TYPE_CHECKING:
     from tts.bank import Bank
@@ -114,9 +115,10 @@ def _profiles() -> dict[str, Profile]:
     return read_profiles(file) if named or file.is_file() else {}
 
 
-def asked_by_profile(name: str, problem: Problem, strategy: Strategy, explicit: Container[str]) -> Problem:
+def asked_by_profile(
+    found: tuple[Profile, Mode] | None, problem: Problem, strategy: Strategy, explicit: Container[str]
+) -> Problem:
     """The problem as the profile's model is asked it; unchanged where there is no profile."""
-    found = profile_of(name)
     if found is None:
         return problem
     profile, mode = found
@@ -187,6 +189,12 @@ def check_flops(budgeted: bool, models: Iterable[Backend]) -> None:
             raise UsageError(
                 f"nobody knows the FLOPs of {model.info.name}; give a budget in tokens, seconds or dollars"
             )
+
+
+def verifier_of(spec: str, params: Sequence[str]) -> Verifier:
+    """A verifier from `NAME[@BACKEND]` and `NAME=VALUE` parameters."""
+    name, _, backend = spec.partition("@")
+    return build(VERIFIERS, "verifier", name, [*params, *read_by(backend)])
 
 
 def read_by(backend: str) -> list[str]:

@@ -29,13 +29,17 @@ class Speller:
 
     def prompt(self, request: Request) -> tuple[int, ...]:
         """The ids that are to be continued."""
+        return tuple(i for part in self.prompt_parts(request) for i in part)
+
+    def prompt_parts(self, request: Request) -> tuple[tuple[int, ...], ...]:
+        """The same, start and steps apart."""
         if self.classes:
             raise UsageError(f"{self._name} judges texts and writes none; it cannot be a policy")
-        ids = tuple(self.prompter.path_ids(request.path))
-        self._check([*ids, *request.sampling.banned_ids])
-        if not ids:
+        parts = self.parts(request.path)
+        self._check(i for ids in (*parts, request.sampling.banned_ids) for i in ids)
+        if not any(parts):
             raise UsageError(f"{self._name} cannot continue an empty prompt; give it a message or a token")
-        return ids
+        return parts
 
     def parts(self, path: Path) -> tuple[tuple[int, ...], ...]:
         """The ids of the prompt, its start and its steps apart."""

@@ -17,7 +17,7 @@ from tts.backends.sglang.about import Facts, ask, basename, folder_of, info_of, 
 from tts.backends.sglang.draft import Draft
 from tts.backends.sglang.fleet import Errand, Fleet
 from tts.backends.sglang.replica import Replica
-from tts.backends.sglang.warmth import chain
+from tts.backends.sglang.warmth import Chain, chain
 from tts.backends.sglang.wire import Failure, Wire, looks, readout
 from tts.backends.spelling import Spelled, Speller
 from tts.errors import BackendError, UsageError
@@ -110,8 +110,7 @@ class SGLangBackend:
 
     async def generate(self, request: Request) -> Completion:
         began = time.perf_counter()
-        self.speller.prompt(request)
-        draft = Draft(request, self.speller.parts(request.path), self.speller.prompter)
+        draft = Draft(request, self.speller.prompt_parts(request), self.speller.prompter)
         tokens = min(self._usual, request.max_tokens)
         errand = Errand(_conversation(request.path), draft.links, tokens, request.halt)
         stop_ids = self.speller.prompter.turn_ends
@@ -135,7 +134,9 @@ class SGLangBackend:
             async with self._placed(errand, attempt) as replica:
                 if replica is None:
                     break
-                pieces, read, cached = await self._reader(replica, reading, sheet, f"{reading.id}{attempt:02};")
+                pieces, read, cached = await self._reader(
+                    replica, reading, sheet, errand.links, f"{reading.id}{attempt:02};"
+                )
                 usage = Usage.of(prompt=read, cached=cached, completion=0, seconds=time.perf_counter() - began)
                 try:
                     return Verdicts(pieces=pieces, usage=usage)
@@ -164,15 +165,15 @@ class SGLangBackend:
             self._fleet.leave(replica)
 
     async def _reader(
-        self, replica: Replica, reading: Reading, sheet: Spelled, rid: str
+        self, replica: Replica, reading: Reading, sheet: Spelled, links: Chain, rid: str
     ) -> tuple[tuple[Looks, ...] | None, int, int]:
         """What a replica says of a sheet, how much it had to read and how much of that was cached."""
         try:
             if self.speller.classes:
-                return await self._classes(replica, sheet, rid, reading.halt)
+                return await self._classes(replica, sheet, links, rid, reading.halt)
             asked = self.speller.asked(reading.sheet)
             body = readout(sheet.ids, asked, sheet.first)
-            reply = await replica.ask("/generate", body, rid, chain(sheet.parts), reading.halt)
+            reply = await replica.ask("/generate", body, rid, links, reading.halt)
             told = reply["meta_info"]
             if told["finish_reason"]["type"] == "abort":
                 return _aborted(told, reading.halt)
@@ -183,14 +184,16 @@ class SGLangBackend:
             raise Failure(f"{replica.url} sent nonsense", started=True) from error
 
     async def _classes(
-        self, replica: Replica, sheet: Spelled, rid: str, halt: Halt
+        self, replica: Replica, sheet: Spelled, links: Chain, rid: str, halt: Halt
     ) -> tuple[tuple[Looks, ...] | None, int, int]:
         """A classifier is read at a text's last token only: the whole sheet first, whose beginnings are then cached but
         for their last tokens, which are read once more."""
         *others, last = (place for places in sheet.places for place in places)
-        read = {last: await self._class(replica, sheet, last, f"{rid}00000;", halt)}
+        read = {last: await self._class(replica, sheet, links, last, f"{rid}00000;", halt)}
         if halt.reason is None:
-            calls = [self._class(replica, sheet, place, f"{rid}{i:05};", halt) for i, place in enumerate(others, 1)]
+            calls = [
+                self._class(replica, sheet, links, place, f"{rid}{i:05};", halt) for i, place in enumerate(others, 1)
+            ]
             read.update(zip(others, await asyncio.gather(*calls), strict=True))
         fresh = sum(tokens for _, tokens in read.values())
         told = {place: logits for place, (logits, _) in read.items() if logits is not None}
@@ -201,25 +204,21 @@ class SGLangBackend:
         return pieces, prompt, prompt - fresh
 
     async def _class(
-        self, replica: Replica, sheet: Spelled, place: int, rid: str, halt: Halt
+        self, replica: Replica, sheet: Spelled, links: Chain, place: int, rid: str, halt: Halt
     ) -> tuple[tuple[float, ...] | None, int]:
         """The logits at a place, or None where a halt came first, and how many tokens were read for them. SGLang 0.5
         does not say how much of a text was cached that it classifies: it is what the replica is known to hold."""
-        held = 0 if replica.facts.get("disable_radix_cache") else replica.warmth.known(chain(sheet.parts))
+        held = 0 if replica.facts.get("disable_radix_cache") else replica.warmth.known(links)
         page = replica.facts.get("page_size") or 1
         known = min(held, place) // page * page
         body = {"input_ids": list(sheet.ids[: place + 1])}
-        reply = await replica.ask("/classify", body, rid, chain(sheet.parts), halt)
+        reply = await replica.ask("/classify", body, rid, links, halt)
         told = reply["meta_info"]
         if told["finish_reason"]["type"] == "abort":
             _aborted(told, halt)
             return None, 0
-        cached = _cached(reply) if "cached_tokens" in told else known
+        cached = int(told["cached_tokens"] or 0) if "cached_tokens" in told else known
         return tuple(reply["embedding"]), told["prompt_tokens"] - cached
-
-
-def _cached(reply: Mapping[str, Any]) -> int:
-    return int(reply["meta_info"].get("cached_tokens") or 0)
 
 
 async def _replica(url: str, key: str | None, patience: float) -> Replica:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tts.backends.base import Request
@@ -35,8 +35,6 @@ class Draft:
     _withheld: int = 0
     _resumed: int = 0
     """Ids that an earlier replica had delivered."""
-    _seen: int = field(default=0)
-    """Events that `watch` has been shown."""
 
     def __post_init__(self) -> None:
         self.prompt = tuple(i for part in self.parts for i in part)

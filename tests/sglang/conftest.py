@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path as File
 from typing import Any, TypeVar
@@ -33,21 +33,25 @@ if not PYTHON.is_file():
     pytest.skip("no SGLang is installed for these tests; `make sglang` does it", allow_module_level=True)
 
 
+@contextmanager
+def serving(servers: dict[str, Server]) -> Iterator[dict[str, Server]]:
+    """The servers, started together and all of them ready."""
+    try:
+        for server in servers.values():
+            server.start()
+        for server in servers.values():
+            server.ready()
+        yield servers
+    finally:
+        for server in servers.values():
+            server.kill()
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, Server]]:
     """Started together, because each takes a while."""
-    started = {
-        "policy": Server(POLICY).start(),
-        "twin": Server(POLICY).start(),
-        "reward": Server(REWARD).start(),
-    }
-    try:
-        for server in started.values():
-            server.ready()
+    with serving({"policy": Server(POLICY), "twin": Server(POLICY), "reward": Server(REWARD)}) as started:
         yield started
-    finally:
-        for server in started.values():
-            server.kill()
 
 
 @pytest.fixture

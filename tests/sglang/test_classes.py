@@ -16,7 +16,7 @@ import transformers
 
 from evals.sglang_cpu import Server
 from strategies import BestOfN
-from tests.sglang.conftest import connected
+from tests.sglang.conftest import connected, serving
 from tests.verifiers.test_weights import PROBLEM, saved
 from tts.backends.base import Backend, Reader, Reading, Request
 from tts.backends.fake import FakeBackend, Reply
@@ -58,17 +58,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, File]:
 @pytest.fixture(scope="module")
 def classifiers(folders: dict[str, File]) -> Iterator[dict[str, Server]]:
     """Started together, because each takes a while."""
-    started = {
-        "process": Server(folders["process"], "--is-embedding", "--chunked-prefill-size", str(CHUNK)).start(),
-        "outcome": Server(folders["outcome"], "--page-size", str(PAGE)).start(),
+    wanted = {
+        "process": Server(folders["process"], "--is-embedding", "--chunked-prefill-size", str(CHUNK)),
+        "outcome": Server(folders["outcome"], "--page-size", str(PAGE)),
     }
-    try:
-        for server in started.values():
-            server.ready()
+    with serving(wanted) as started:
         yield started
-    finally:
-        for server in started.values():
-            server.kill()
 
 
 def sheet(steps: Sequence[str] = STEPS, skip: int = 0, question: str = "How much is it?") -> Sheet:

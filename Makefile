@@ -40,7 +40,7 @@ $(LOCAL): $(RUN)python pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): $(LOCAL)
-	$(PIP) --editable '.[local,evals,sglang,litellm,dev]'
+	$(PIP) --editable '.[local,evals,sglang,litellm,service,dev]'
 	@touch $@
 
 $(SGLANG): evals/sglang_cpu/requirements.txt

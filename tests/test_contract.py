@@ -23,7 +23,7 @@ from tests.fakes import (
     thinker,
     unreliable,
 )
-from tts.backends.base import Request
+from tts.backends.base import CHECKPOINT, Request
 from tts.backends.fake import FakeBackend, Reply
 from tts.clock import run_virtual
 from tts.cost import Price
@@ -157,7 +157,7 @@ def resumed_after(
     result = solved(strategy, budget, backend=backend, journal=journal)
     assert isinstance(journal.records[-1], Ended)
     assert result.bill.tokens <= (budget.tokens or 0)
-    assert result.bill.lost == sum(held.granted for held in flying)
+    assert result.bill.lost == sum(min(CHECKPOINT, held.granted) for held in flying)
     paid_before = sum(r.spend.tokens for r in died if isinstance(r, Settled))
     assert backend.generated == result.bill.tokens - result.bill.lost - paid_before
     keys = [record.key for record in journal.records if isinstance(record, Settled)]

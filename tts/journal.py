@@ -8,8 +8,9 @@ same keys and is given the recorded outcomes, at no cost, until it asks somethin
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path as File
 from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
@@ -101,13 +102,24 @@ class Held(Noun):
     at: float
 
 
+class Checkpoint(Noun):
+    """What a call that is not settled yet has generated since its last checkpoint. If its process dies, the call goes
+    on from there."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    key: str
+    piece: Completion
+    at: float
+
+
 class Settled(Noun):
     """Written before the strategy sees the outcome. `segments` are the pieces a completion was bought in, `verdicts`
     what came of reading a sheet.
 
     `abandoned` calls did not answer a halt in time; `lost` ones were in flight when a process died, and are
-    made again under `key#2`. Both are charged in full, since all of it may have been generated. `uncertain` tokens may
-    have been generated beside by a server that failed, and are not charged.
+    made again under `key#2`, from what was checkpointed of them on. Both are charged in full, since all of it may have
+    been generated; of an engine that died with its process, what it can have generated after the last checkpoint.
+    `uncertain` tokens may have been generated beside by a server that failed, and are not charged.
     """
 
     type: Literal["settle"] = "settle"
@@ -165,8 +177,8 @@ class Ended(Noun):
     at: float
 
 
-Record = Header | Held | Settled | Computed | Arrived | Chosen | Ended
-_RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="type")])
+Record = Header | Held | Checkpoint | Settled | Computed | Arrived | Chosen | Ended
+RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="type")])
 
 
 _OPENING = b'{"type":'
@@ -240,7 +252,7 @@ def parse(data: bytes, name: File) -> tuple[list[Record], int]:
     records = []
     for number, line in enumerate(data[:whole].splitlines(), start=1):
         try:
-            records.append(_RECORD.validate_json(line))
+            records.append(RECORD.validate_json(line))
         except ValidationError as error:
             raise JournalError(f"{name}, line {number} is not a journal record: {one_line(error)}") from error
     torn = data[whole : whole + len(_OPENING)]
@@ -262,12 +274,16 @@ class Log:
         self.ended = next((r for r in records if isinstance(r, Ended)), None)
         self._held = {r.key: r for r in records if isinstance(r, Held)}
         self._settled = {r.key: r for r in records if isinstance(r, Settled)}
+        self._lost = {key: r for key, r in self._settled.items() if r.outcome == "lost"}
         self._computed = {r.key: r for r in records if isinstance(r, Computed)}
         self._chosen = {r.key for r in records if isinstance(r, Chosen)}
+        self._begun: dict[str, list[Completion]] = {}
         self._arrived: dict[str, list[int]] = {}
         for record in records:
             if isinstance(record, Arrived):
                 self._arrived.setdefault(record.key, []).append(record.child)
+            elif isinstance(record, Checkpoint):
+                self._begun.setdefault(record.key, []).append(record.piece)
 
     @property
     def replaying(self) -> bool:
@@ -277,21 +293,29 @@ class Log:
         """Holds that were never settled: a process died on them."""
         return [held for key, held in self._held.items() if key not in self._settled]
 
+    def begun(self, key: str) -> tuple[Completion, ...]:
+        """What was checkpointed of a call."""
+        return tuple(self._begun.get(key, ()))
+
     def settled(self, key: str, request: str) -> Settled | None:
-        """The outcome of a call, whichever attempt at it was the one that ended."""
-        found, attempt = self._settled.get(key), 1
-        while found is not None and found.outcome == "lost":
-            attempt += 1
-            found = self._settled.get(f"{key}#{attempt}")
-        return _matching(found, key, request)
+        """The outcome of a call, whichever attempt at it was the one that ended, with what the earlier ones brought."""
+        found = self._settled.get(self.attempt(key))
+        found = _matching(found, key, request)
+        return found and whole(found, self.carried(key))
 
     def attempt(self, key: str) -> str:
-        """The key under which a call is made next: `key`, or `key#2` after a first attempt was lost."""
-        name, attempt = key, 1
-        while name in self._settled:
-            attempt += 1
-            name = f"{key}#{attempt}"
-        return name
+        """The key under which a call is made: `key`, or `key#2` after a first attempt was lost."""
+        return next(name for name in _attempts(key) if name not in self._lost)
+
+    def last_lost(self, key: str) -> str:
+        """The newest attempt at a call that was lost; the call's own key where none was."""
+        *_, last = key, *itertools.takewhile(self._lost.__contains__, _attempts(key))
+        return last
+
+    def carried(self, key: str) -> tuple[Completion, ...]:
+        """What attempts that were lost had brought of a call."""
+        names = itertools.takewhile(self._lost.__contains__, _attempts(key))
+        return tuple(segment for name in names for segment in self._lost[name].segments)
 
     def computed(self, key: str, request: str) -> Computed | None:
         return _matching(self._computed.get(key), key, request)
@@ -309,8 +333,23 @@ class Log:
 
     async def lose(self, lost: Settled) -> None:
         """Book a call that was in flight when a process died; it will be made again under another key."""
-        self._settled[lost.key] = lost
+        self._settled[lost.key] = self._lost[lost.key] = lost
         await self.append(lost)
+
+
+def _attempts(key: str) -> Iterator[str]:
+    """The names of a call's attempts: `key`, `key#2`, …"""
+    yield key
+    yield from (f"{key}#{attempt}" for attempt in itertools.count(2))
+
+
+def whole(settled: Settled, carried: tuple[Completion, ...]) -> Settled:
+    """A call's outcome, and before it what its lost attempts had brought: without more, a text that was cut off."""
+    if not carried:
+        return settled
+    more = settled.segments
+    kept = carried if more else (*carried[:-1], carried[-1].model_copy(update={"finish": "length"}))
+    return settled.model_copy(update={"segments": (*kept, *more)})
 
 
 def _matching(found: Outcome | None, key: str, request: str) -> Outcome | None:

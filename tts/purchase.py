@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-from tts.backends.base import Backend, Reader, Reading, Request, Watch
+from tts.backends.base import Backend, Keep, Reader, Reading, Request, Watch
 from tts.errors import BackendError, Refused
 from tts.halt import Halt
 from tts.job import Job
-from tts.journal import Held, Settled
+from tts.journal import Checkpoint, Held, Settled, whole
 from tts.ledger import Ask, Hold
 from tts.types import (
     NOTHING,
@@ -70,7 +70,17 @@ class Wish:
         ceiling = min(self.sampling.max_tokens, model.context - self.prompt)
         return (ceiling, min(SMALLEST_GRANT, ceiling)) if ceiling >= 1 else None
 
-    async def send(self, backend: Backend, id: str, seed: int, hold: Hold, halt: Halt) -> Brought:
+    def after(self, carried: tuple[Completion, ...], key: str, backend: Backend) -> Wish:
+        """What is still wanted where the attempt `key`, and others before it, had brought something."""
+        if not carried:
+            return self
+        begun = Completion.joined(carried)
+        path = self.path.extend(begun.model_copy(update={"finish": "until"}), key)
+        left = self.sampling.max_tokens - begun.usage.completion_tokens
+        sampling = self.sampling.model_copy(update={"max_tokens": left})
+        return replace(self, path=path, prompt=backend.prompt_tokens(path), sampling=sampling)
+
+    async def send(self, backend: Backend, id: str, seed: int, hold: Hold, halt: Halt, keep: Keep) -> Brought:
         request = Request(
             id=id,
             path=self.path,
@@ -81,6 +91,7 @@ class Wish:
             halt=halt,
             until=self.until,
             watch=self.watch,
+            keep=keep,
         )
         completion = await backend.generate(request)
         if completion.usage.completion_tokens > hold.granted:
@@ -111,7 +122,11 @@ class Look:
         """None are generated; None where the sheet is longer than what the model reads."""
         return (0, 0) if self.prompt <= model.context else None
 
-    async def send(self, backend: Backend, id: str, seed: int, hold: Hold, halt: Halt) -> Brought:
+    def after(self, carried: tuple[Completion, ...], key: str, backend: Backend) -> Look:
+        """The same again: of a sheet nothing is read half."""
+        return self
+
+    async def send(self, backend: Backend, id: str, seed: int, hold: Hold, halt: Halt, keep: Keep) -> Brought:
         reading = Reading(id=id, sheet=self.sheet, prompt_tokens=self.prompt, halt=halt)
         verdicts = await cast(Reader, backend).read(reading)
         wanted = len(self.sheet.pieces) - self.sheet.skip
@@ -135,7 +150,10 @@ async def outcome(job: Job, halt: Halt, wish: Wish | Look) -> Settled:
     if known is not None:
         return known
     job.go_live()
-    return await _buy(job, halt, wish, job.log.attempt(wish.key))
+    log, key = job.log, job.log.attempt(wish.key)
+    carried = log.carried(wish.key)
+    left = wish.after(carried, log.last_lost(wish.key), job.models[wish.role])
+    return whole(await _buy(job, halt, left, key), carried)
 
 
 async def _buy(job: Job, halt: Halt, wish: Wish | Look, key: str) -> Settled:
@@ -155,9 +173,9 @@ async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -
     """Send a call under its hold, and settle it with whatever came of that."""
     settle = partial(_settle, job, wish, key)
     backend, tariff = job.models[wish.role], job.tariffs[wish.role]
-    task = halt.watch(backend.info.grace)
+    task, keeper = halt.watch(backend.info.grace), Keeper(job, key, wish)
     try:
-        brought = await wish.send(backend, _id(job, key), number(f"{job.header.seed}/{wish.key}"), hold, halt)
+        brought = await wish.send(backend, _id(job, key), number(f"{job.header.seed}/{wish.key}"), hold, halt, keeper)
     except BackendError as error:
         spend = hold.most if error.usage is None else tariff.spend(error.usage)
         hold.settle(spend)
@@ -172,6 +190,7 @@ async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -
         return await settle("abandoned", hold.most, reason=halt.reason)
     finally:
         halt.unwatch(task)
+        await keeper.close()
     spend = tariff.spend(brought.usage)
     hold.settle(spend)
     return await settle(
@@ -182,6 +201,43 @@ async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -
         segments=brought.segments,
         verdicts=brought.verdicts,
     )
+
+
+class Keeper:
+    """Writes down what a call has generated so far, so that it need not be bought again if this process dies."""
+
+    def __init__(self, job: Job, key: str, wish: Wish | Look) -> None:
+        self._job, self._key = job, key
+        self._stops = (*wish.until, *wish.sampling.stop) if isinstance(wish, Wish) else ()
+        self._loop = asyncio.get_running_loop()
+        self._kept: Completion | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def __call__(self, completion: Completion) -> None:
+        self._loop.call_soon_threadsafe(self._keep, completion)
+
+    async def close(self) -> None:
+        """Wait until nothing is being written; a journal that cannot be written says so with the settlement too."""
+        self._closed = True
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+            self._writing.exception()
+
+    def _keep(self, completion: Completion) -> None:
+        before = self._writing
+        if self._closed or (before and (not before.done() or before.exception())) or not self._sound(completion.text):
+            return
+        piece = completion.since(self._kept).model_copy(update={"finish": "until"})
+        self._kept = completion
+        checkpoint = Checkpoint(key=self._key, piece=piece, at=self._job.elapsed())
+        self._writing = asyncio.create_task(self._job.log.append(checkpoint))
+
+    def _sound(self, text: str) -> bool:
+        """Whether a text can be cut here: not within a character, nor within what may become a stop string."""
+        before = self._kept.text if self._kept else ""
+        begun = any(text.endswith(stop[:n]) for stop in self._stops for n in range(1, len(stop)))
+        return text.startswith(before) and not text.endswith("\ufffd") and not begun
 
 
 def _held(job: Job, wish: Wish | Look, key: str, hold: Hold) -> Held:

@@ -23,7 +23,7 @@ from tts.job import Job
 from tts.journal import Arrived, Chosen, Computed, Settled
 from tts.purchase import Look, Wish, outcome
 from tts.strategy import Strategy
-from tts.types import Answer, Path, Problem, Remaining, Role, Sampling, Sheet, Verdicts, digest
+from tts.types import Answer, Completion, Path, Problem, Remaining, Role, Sampling, Sheet, Verdicts, digest
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -214,8 +214,7 @@ class Run:
         return settled
 
     def _arrive(self, wish: Wish, outcome: Settled) -> Path:
-        (completion,) = outcome.segments
-        path = wish.path.extend(completion, outcome.key)
+        path = wish.path.extend(Completion.joined(outcome.segments), outcome.key)
         if wish.role == "policy":
             self._job.consider(path)
         return path

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
 from tts.answers import Runner
-from tts.backends.base import Backend
+from tts.backends.base import CHECKPOINT, Aborter, Backend, dies_with_us
 from tts.cost import Prices, Tariff
 from tts.errors import JournalMismatch, NoSamples, PromptTooLong, UsageError, counted
 from tts.halt import Halt
@@ -22,7 +22,21 @@ from tts.run import Run
 from tts.selection import ballots, best, elect, sizes, tally, unextracted
 from tts.strategy import Strategy, Verifier
 from tts.trace import FINISHER, Books
-from tts.types import FINISHER_TOKENS, Answer, Bill, Budget, Message, Path, Problem, Result, Role, Sampling, Stop
+from tts.types import (
+    FINISHER_TOKENS,
+    Answer,
+    Bill,
+    Budget,
+    Completion,
+    Message,
+    Path,
+    Problem,
+    Result,
+    Role,
+    Sampling,
+    Stop,
+    Usage,
+)
 
 _CLOSING = {"{": ("}",), "(": (")",)}
 PATIENCE = 0.05
@@ -59,7 +73,7 @@ async def solve(
     book = journal or MemoryJournal()
     records = await book.read()
     books = Books()
-    log = await _open(book, records, header, books, observe)
+    log = await _open(book, records, header, books, observe, models)
     job = _job(log, header if not records else cast(Header, records[0]), books, models, scorer, runner, halt)
     job.check(strategy, problem)
     _check_prompt(problem, models["policy"])
@@ -257,8 +271,10 @@ async def _open(
     header: Header,
     books: Books,
     observe: Callable[[Record], None] | None,
+    models: Mapping[Role, Backend],
 ) -> Log:
-    """The log of this job; what was in flight when an earlier process died is booked as lost."""
+    """The log of this job; what was in flight when an earlier process died is ended, and booked as lost but for what
+    was checkpointed of it."""
 
     def witness(record: Record) -> None:
         books.add(record)
@@ -272,12 +288,27 @@ async def _open(
         await log.append(header)
         return log
     _check_same_job(records[0], header)
-    for held in log.in_flight():
-        await log.lose(_lost(held, log.elapsed))
+    in_flight = log.in_flight()
+    await asyncio.gather(*(_abort(models[held.role], held) for held in in_flight))
+    for held in in_flight:
+        tariff = Tariff(models[held.role].info, header.prices.get(models[held.role].info.name))
+        most = CHECKPOINT if dies_with_us(models[held.role]) else held.granted
+        await log.lose(_lost(held, log.begun(held.key), tariff, most, log.elapsed))
     return log
 
 
-def _lost(held: Held, elapsed: float) -> Settled:
+async def _abort(backend: Backend, held: Held) -> None:
+    """Have an engine that outlived its caller let go."""
+    if isinstance(backend, Aborter):
+        await backend.abort(held.id)
+
+
+def _lost(held: Held, begun: tuple[Completion, ...], tariff: Tariff, most: int, elapsed: float) -> Settled:
+    """The settlement of a call whose process died, of which at most so many tokens came after the last checkpoint."""
+    made = sum(piece.usage.completion_tokens for piece in begun)
+    unknown = min(most, held.granted - made)
+    surplus = tariff.spend(Usage.of(prompt=0, cached=0, completion=held.granted - made - unknown, seconds=0.0))
+    spend = held.most.minus(surplus)
     return Settled(
         key=held.key,
         role=held.role,
@@ -285,8 +316,8 @@ def _lost(held: Held, elapsed: float) -> Settled:
         outcome="lost",
         reason=None,
         error=None,
-        segments=(),
-        spend=held.most,
+        segments=begun,
+        spend=spend,
         remaining=None,
         at=elapsed,
     )

@@ -84,9 +84,9 @@ class Books:
         if settled.outcome == "failed":
             self.errors.append(settled.error or "")
         usage = usage_of(settled)
-        if usage is None:
-            self.lost += int(settled.spend.tokens)
-        else:
+        if usage is None or settled.outcome == "lost":
+            self.lost += int(settled.spend.tokens) - (usage.completion_tokens if usage else 0)
+        if usage is not None:
             self._usages.setdefault(settled.role, []).append(usage)
         if settled.role == "policy" and not settled.key.startswith(FINISHER):
             self._count(settled)

@@ -124,6 +124,11 @@ class Usage(Noun):
     def __add__(self, other: Usage) -> Usage:
         return Usage.total((self, other))
 
+    def since(self, earlier: Usage) -> Usage:
+        """What has come after an earlier state of the same call."""
+        now, then = self.model_dump(), earlier.model_dump()
+        return Usage(**{name: now[name] - then[name] for name in now})
+
 
 class Spend(NamedTuple):
     """An amount in every unit the ledger keeps: generated tokens, US dollars, FLOPs."""
@@ -209,6 +214,35 @@ class Completion(Noun):
     self_certainty: FiniteFloat | None
     finish: Finish
     usage: Usage
+
+    @classmethod
+    def joined(cls, segments: Sequence[Completion]) -> Completion:
+        """One continuation that was bought in several pieces."""
+        if len(segments) == 1:
+            return segments[0]
+        ids = [segment.token_ids for segment in segments]
+        logprobs = [segment.logprob for segment in segments]
+        return cls(
+            text="".join(segment.text for segment in segments),
+            token_ids=None if None in ids else tuple(i for part in ids for i in part or ()),
+            logprob=None if None in logprobs else math.fsum(value or 0.0 for value in logprobs),
+            self_certainty=segments[-1].self_certainty,
+            finish=segments[-1].finish,
+            usage=Usage.total([segment.usage for segment in segments]),
+        )
+
+    def since(self, earlier: Completion | None) -> Completion:
+        """What has come after an earlier state of the same continuation."""
+        if earlier is None:
+            return self
+        return Completion(
+            text=self.text[len(earlier.text) :],
+            token_ids=None if self.token_ids is None else self.token_ids[len(earlier.token_ids or ()) :],
+            logprob=None if self.logprob is None or earlier.logprob is None else self.logprob - earlier.logprob,
+            self_certainty=self.self_certainty,
+            finish=self.finish,
+            usage=self.usage.since(earlier.usage),
+        )
 
 
 class Score(Noun):

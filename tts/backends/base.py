@@ -12,6 +12,12 @@ from tts.types import Completion, ModelInfo, Path, Sampling, Sheet, Verdicts
 Watch = Callable[[Completion], bool]
 """A pure function of a completion so far; true ends it."""
 
+Keep = Callable[[Completion], None]
+"""Told what has been generated so far, from whatever thread."""
+
+CHECKPOINT = 256
+"""Tokens after which a backend says what it has generated: more than that is not lost of an engine that dies."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -19,7 +25,8 @@ class Request:
 
     `id` is unique and no other id starts with it, so an engine can abort by it. `seed` decides the draw where
     the engine has seeds. `until` are the strings that end a step, kept in its text; `sampling.stop` are those
-    that end the sample. When `halt` is set, the backend returns what it has within its `grace`.
+    that end the sample. When `halt` is set, the backend returns what it has within its `grace`. `keep` is told every
+    `CHECKPOINT` tokens what there is so far, by backends that can continue a text.
     """
 
     id: str
@@ -31,6 +38,7 @@ class Request:
     halt: Halt
     until: tuple[str, ...] = ()
     watch: Watch | None = None
+    keep: Keep | None = None
 
     def __post_init__(self) -> None:
         assert self.max_tokens >= 1
@@ -96,6 +104,20 @@ class Connected(Protocol):
     async def aclose(self) -> None:
         """Let go of them."""
         ...
+
+
+@runtime_checkable
+class Aborter(Protocol):
+    """A backend whose engine outlives this process, and can be told to let go of what it does for it."""
+
+    async def abort(self, id: str) -> None:
+        """End whatever still goes on under the id of a `Request`; nothing where nothing does."""
+        ...
+
+
+def dies_with_us(backend: Backend) -> bool:
+    """Whether the engine is in this process, and says so with `in_process = True`."""
+    return bool(getattr(backend, "in_process", False))
 
 
 def is_virtual(backend: Backend) -> bool:

@@ -10,6 +10,7 @@ samples of one prompt begin alike, so this is most of the work.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tts.backends.base import Request
+from tts.backends.base import CHECKPOINT, Request
 from tts.backends.draw import draw
 from tts.backends.keyvalues import KeyValues, Prefix
 from tts.backends.lane import Halting
@@ -211,7 +212,11 @@ class Batch:
             ended = _ended_by_text(row, self._text(row))
             if ended is not None:
                 return ended
-        return "length" if row.made == request.max_tokens else None
+        if row.made == request.max_tokens:
+            return "length"
+        if request.keep and row.made % CHECKPOINT == 0:
+            request.keep(completion_of(row, self._text(row), "until", time.perf_counter() - row.began))
+        return None
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._head.device)

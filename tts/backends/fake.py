@@ -17,7 +17,7 @@ from functools import lru_cache
 
 from pydantic import ValidationError
 
-from tts.backends.base import Reading, Request
+from tts.backends.base import CHECKPOINT, Reading, Request
 from tts.errors import BackendError
 from tts.types import Completion, Finish, Looks, ModelInfo, Path, Sheet, Usage, Verdicts
 
@@ -78,6 +78,8 @@ class FakeBackend:
     `generated` counts every token that was made, delivered or not: what a ledger must agree with.
     """
 
+    in_process = True
+
     def __init__(self, handler: Handler, info: ModelInfo = FAKE, judge: Judge | None = None) -> None:
         self.handler, self.judge = handler, judge
         reads = {"prefill_score"} if judge else set()
@@ -110,6 +112,18 @@ class FakeBackend:
         except ValidationError as error:
             raise BackendError(f"{self.info.name} said of a step what is no number", usage=usage) from error
 
+    async def _halted(self, request: Request, reply: Reply, pieces: list[str]) -> bool:
+        """Take the time that a reply takes, and say now and then what there is so far; whether a halt came first."""
+        if await request.halt.wait(reply.latency):
+            return True
+        for done in range(0, len(pieces), CHECKPOINT):
+            if done and request.keep:
+                usage = _usage(request, done, reply.latency + done * reply.per_token)
+                request.keep(_completion(pieces[:done], reply, "until", usage))
+            if await request.halt.wait(reply.per_token * min(CHECKPOINT, len(pieces) - done)):
+                return True
+        return False
+
     async def generate(self, request: Request) -> Completion:
         self.calls += 1
         answer = self.handler(request)
@@ -117,21 +131,25 @@ class FakeBackend:
         pieces, finish = _cut(request, reply)
         seconds = reply.latency + reply.per_token * len(pieces)
         began = asyncio.get_running_loop().time()
-        if seconds and await request.halt.wait(seconds):
+        if seconds and await self._halted(request, reply, pieces):
             await asyncio.sleep(reply.stubborn)
             elapsed = asyncio.get_running_loop().time() - began
             pieces, finish = pieces[: _generated_by(elapsed - reply.stubborn, reply)], "halted"
         if reply.error is not None:
             raise BackendError(reply.error, usage=_usage(request, 0, seconds))
         self.generated += len(pieces)
-        return Completion(
-            text="".join(pieces),
-            token_ids=tuple(map(_token_id, pieces)),
-            logprob=math.log(reply.probability) * len(pieces),
-            self_certainty=reply.self_certainty,
-            finish=finish,
-            usage=_usage(request, len(pieces), seconds),
-        )
+        return _completion(pieces, reply, finish, _usage(request, len(pieces), seconds))
+
+
+def _completion(pieces: list[str], reply: Reply, finish: Finish, usage: Usage) -> Completion:
+    return Completion(
+        text="".join(pieces),
+        token_ids=tuple(map(_token_id, pieces)),
+        logprob=math.log(reply.probability) * len(pieces),
+        self_certainty=reply.self_certainty,
+        finish=finish,
+        usage=usage,
+    )
 
 
 def _usage(request: Request, completion: int, seconds: float) -> Usage:

@@ -45,6 +45,8 @@ class LocalBackend:
     a place, the same requests give the same completions.
     """
 
+    in_process = True
+
     def __init__(
         self,
         source: File | None = None,

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tts.backends.base import Reading, Request
 from tts.backends.prompt import Prompter
 from tts.backends.sglang.about import Facts, ask, basename, folder_of, info_of, read_config
-from tts.backends.sglang.draft import Draft
+from tts.backends.sglang.draft import Draft, attempt_id
 from tts.backends.sglang.fleet import Errand, Fleet
 from tts.backends.sglang.replica import Replica
 from tts.backends.sglang.warmth import Chain, chain
@@ -101,6 +101,11 @@ class SGLangBackend:
     def drain(self, url: str) -> None:
         """Give a replica nothing new; it is forgotten when it is through with what it has."""
         self._fleet.drain(url)
+
+    async def abort(self, id: str) -> None:
+        """Wherever it was, and whichever attempt it had come to."""
+        ids = [attempt_id(id, attempt) for attempt in range(1, ATTEMPTS + 1)]
+        await asyncio.gather(*(replica.abort(each) for replica in self.replicas for each in ids))
 
     def prompt_tokens(self, path: Path) -> int:
         return self.speller.prompt_tokens(path)

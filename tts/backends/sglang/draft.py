@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tts.backends.base import Request
+from tts.backends.base import CHECKPOINT, Request
 from tts.backends.prompt import Prompter
 from tts.backends.sglang.warmth import Chain, chain
 from tts.backends.sglang.wire import Said, said
@@ -43,7 +43,7 @@ class Draft:
     @property
     def id(self) -> str:
         """The request's id; another one for every attempt, none of which begins another's."""
-        return f"{self.request.id}{self.attempts:02};"
+        return attempt_id(self.request.id, self.attempts)
 
     @property
     def interval(self) -> int:
@@ -84,13 +84,21 @@ class Draft:
     def watched(self, events: Sequence[bytes], *, deltas: bool) -> bool:
         """Whether the caller has seen enough."""
         watch = self.request.watch
-        if watch is None:
-            return False
-        told = said(events, deltas=deltas)
+        return watch is not None and watch(self.so_far(events, "watched", deltas=deltas))
+
+    def keep(self, events: Sequence[bytes], came: int, *, deltas: bool) -> None:
+        """Tell the caller now and then what there is; `came` counts the pieces of the stream."""
+        every = max(1, CHECKPOINT // self.interval)
+        if self.request.keep and came % every == 0:
+            self.request.keep(self.so_far(events, "until", deltas=deltas))
+
+    def so_far(self, events: Sequence[bytes], finish: Finish, *, deltas: bool) -> Completion:
+        """What it would be if it ended here."""
         draft = Draft(self.request, self.parts, self.prompter, self.ids, self.logprob, self.made)
-        draft._deliver(told)
-        draft.finish = "watched"
-        return watch(draft.completion(0.0))
+        draft._read, draft._cached = self._read, self._cached
+        draft._deliver(said(events, deltas=deltas))
+        draft.finish = finish
+        return draft.completion(0.0)
 
     def completion(self, seconds: float) -> Completion:
         """What it has come to."""
@@ -139,6 +147,11 @@ class Draft:
             if ended:
                 self.ids, self.finish = self.ids[:end], ended[0]  # type: ignore[assignment]
                 return
+
+
+def attempt_id(id: str, attempt: int) -> str:
+    """The name by which a server knows one attempt at a request."""
+    return f"{id}{attempt:02};"
 
 
 def _in(stops: Sequence[str], text: str) -> bool:

@@ -137,6 +137,7 @@ class Replica:
         deltas = bool(self.facts.get("incremental_streaming_output"))
         body = generation(draft.request, draft.context(), draft.left, stop_ids, draft.interval)
         events: list[bytes] = []
+        came = 0
         try:
             async with self._call(draft.id, draft.links, draft.request.halt) as first:
                 async for event in self.wire.stream("/generate", {**body, "rid": draft.id}):
@@ -144,9 +145,11 @@ class Replica:
                         events.clear()
                     events.append(event)
                     first()
+                    came += 1
+                    draft.keep(events, came, deltas=deltas)
                     if draft.finish is None and draft.watched(events, deltas=deltas):
                         draft.finish = "watched"
-                        self._later(self._aborted(draft.id))
+                        self._later(self.abort(draft.id))
                 told = said(events, deltas=deltas)
                 _check(told, draft)
         except (Failure, ValueError, KeyError, IndexError, TypeError) as error:
@@ -189,10 +192,10 @@ class Replica:
                 self._limits.add(limit)
                 yield first
         except TimeoutError as error:
-            self._later(self._aborted(id))
+            self._later(self.abort(id))
             raise Failure(f"{self.url} does not answer any more", started=True) from error
         except BaseException:
-            self._later(self._aborted(id))
+            self._later(self.abort(id))
             raise
         finally:
             ended.set()
@@ -208,11 +211,12 @@ class Replica:
     async def _aborting(self, id: str, ended: asyncio.Event) -> None:
         """Have the engine let go of a request; its stream then ends by itself with what there is."""
         while not ended.is_set():
-            await self._aborted(id)
+            await self.abort(id)
             with suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), AGAIN)
 
-    async def _aborted(self, id: str) -> None:
+    async def abort(self, id: str) -> None:
+        """Have the engine let go of a request."""
         # A server that is gone generates nothing either.
         asked = (each.post("/abort_request", {"rid": id}, self._patience) for each in self._engines)
         await asyncio.gather(*asked, return_exceptions=True)

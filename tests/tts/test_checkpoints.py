@@ -1,0 +1,136 @@
+"""What a call has generated when its process dies is not bought again."""
+
+from __future__ import annotations
+
+import pytest
+
+from strategies import BestOfN
+from tests.fakes import Dying, in_flight, solved
+from tts.backends.base import CHECKPOINT, Request
+from tts.backends.fake import FakeBackend, Reply
+from tts.errors import BackendError
+from tts.journal import Checkpoint, Held, MemoryJournal, Record, Settled
+from tts.types import Budget, Completion, Path, Sampling, Usage
+
+WORDS = [f" w{i}" for i in range(1_000)]
+WORDS[100] = r" \boxed{7}"
+BUDGET, SAMPLING = Budget(tokens=5_000), Sampling(max_tokens=1_200)
+STRATEGY = BestOfN(n=2)
+
+
+def counting(request: Request) -> Reply:
+    """Goes on counting from where a path has come to."""
+    return Reply("".join(WORDS[request.path.tokens :]), latency=0.1, per_token=0.01)
+
+
+class Outliving(FakeBackend):
+    """An engine of its own, which outlives whoever asked it."""
+
+    in_process = False
+
+    def __init__(self) -> None:
+        super().__init__(counting)
+        self.aborted: list[str] = []
+
+    async def abort(self, id: str) -> None:
+        self.aborted.append(id)
+
+
+def died_at(position: int) -> list[Record]:
+    dying = Dying(position)
+    with pytest.raises(Dying.Killed):
+        solved(STRATEGY, BUDGET, backend=FakeBackend(counting), journal=dying, sampling=SAMPLING)
+    return dying.records
+
+
+def whole() -> MemoryJournal:
+    journal = MemoryJournal()
+    solved(STRATEGY, BUDGET, backend=FakeBackend(counting), journal=journal, sampling=SAMPLING)
+    return journal
+
+
+def test_a_long_call_is_checkpointed_and_its_pieces_are_the_beginning_of_what_it_brings() -> None:
+    records = whole().records
+    for key in ("0.0", "0.1"):
+        pieces = [r.piece for r in records if isinstance(r, Checkpoint) and r.key == key]
+        (settled,) = [r for r in records if isinstance(r, Settled) and r.key == key]
+        assert len(pieces) == 999 // CHECKPOINT
+        joined = Completion.joined(pieces)
+        assert joined.usage.completion_tokens == 3 * CHECKPOINT
+        assert settled.segments[0].text.startswith(joined.text)
+        assert settled.segments[0].token_ids is not None
+        assert joined.token_ids == settled.segments[0].token_ids[: 3 * CHECKPOINT]
+
+
+def test_killed_anywhere_a_job_goes_on_from_its_checkpoints_and_loses_no_more_than_came_after_them() -> None:
+    for position in range(1, len(whole().records)):
+        died = died_at(position)
+        flying = in_flight(died)
+        backend, journal = FakeBackend(counting), MemoryJournal(died)
+        result = solved(STRATEGY, BUDGET, backend=backend, journal=journal, sampling=SAMPLING)
+        assert result.answer is not None
+        assert result.answer.path.text.split() == "".join(WORDS).split()
+        kept = sum(r.piece.usage.completion_tokens for r in died if isinstance(r, Checkpoint) and is_in(r, flying))
+        assert result.bill.lost <= CHECKPOINT * len(flying)
+        paid_before = sum(int(r.spend.tokens) for r in died if isinstance(r, Settled))
+        assert backend.generated == result.bill.tokens - result.bill.lost - paid_before - kept
+        again = solved(STRATEGY, BUDGET, backend=backend, journal=MemoryJournal(journal.records), sampling=SAMPLING)
+        assert again == result
+
+
+def is_in(checkpoint: Checkpoint, flying: list[Held]) -> bool:
+    return checkpoint.key in {held.key for held in flying}
+
+
+def test_an_engine_that_outlives_its_caller_is_told_to_stop_and_the_rest_of_the_hold_is_lost() -> None:
+    died = died_at(position=6)
+    flying = in_flight(died)
+    assert len(flying) == 2
+    kept = sum(r.piece.usage.completion_tokens for r in died if isinstance(r, Checkpoint))
+    assert kept
+    backend = Outliving()
+    result = solved(STRATEGY, BUDGET, backend=backend, journal=MemoryJournal(died), sampling=SAMPLING)
+    assert backend.aborted == [held.id for held in flying]
+    assert result.bill.lost == sum(held.granted for held in flying) - kept
+    assert result.bill.tokens <= BUDGET.tokens
+
+
+def test_where_the_rest_cannot_be_bought_what_was_checkpointed_is_a_truncated_sample() -> None:
+    died = died_at(position=6)
+    failing = FakeBackend(lambda request: Reply("", error="broken"))
+    result = solved(STRATEGY, BUDGET, backend=failing, journal=MemoryJournal(died), sampling=SAMPLING)
+    assert result.answer is not None
+    assert result.answer.path.truncated
+    assert result.answer.path.text.startswith(" w0 w1 ")
+
+
+@pytest.mark.parametrize("stop", [" w255 w256", " w254 w255 w256"])
+def test_a_text_is_not_cut_within_what_may_become_a_stop_string(stop: str) -> None:
+    journal, sampling = MemoryJournal(), Sampling(max_tokens=1_200, stop=(stop,))
+    solved(BestOfN(n=1), BUDGET, backend=FakeBackend(counting), journal=journal, sampling=sampling)
+    assert not [r for r in journal.records if isinstance(r, Checkpoint)]
+
+
+def test_pieces_are_joined_into_one_completion() -> None:
+    usage = Usage.of(prompt=5, cached=1, completion=2, seconds=1.0)
+    first = Completion(text="a ", token_ids=(1, 2), logprob=-1.0, self_certainty=None, finish="until", usage=usage)
+    both = Completion.joined([first, first.model_copy(update={"finish": "stop"})])
+    assert (both.text, both.token_ids, both.logprob, both.finish) == ("a a ", (1, 2, 1, 2), -2.0, "stop")
+    assert both.since(first).text == "a "
+    assert both.since(first).usage == usage
+    blank = first.model_copy(update={"token_ids": None, "logprob": None})
+    assert Completion.joined([first, blank]).token_ids is None
+    assert Completion.joined([first, blank]).logprob is None
+    assert Path(start=(1,)).extend(both, "0.0").finished
+
+
+def test_a_backend_error_after_a_checkpoint_leaves_nothing_running() -> None:
+    class Breaking(FakeBackend):
+        async def generate(self, request: Request) -> Completion:
+            completion = await super().generate(request)
+            raise BackendError("broken", usage=completion.usage)
+
+    journal = MemoryJournal()
+    with pytest.raises(Exception, match="broken"):
+        solved(STRATEGY, BUDGET, backend=Breaking(counting), journal=journal, sampling=SAMPLING)
+    assert [r for r in journal.records if isinstance(r, Checkpoint)]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -18,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from service.outcome import Outcome
 from tts.errors import NoSamples
 from tts.journal import Held, Record, Settled
 from tts.strategy import Strategy
@@ -136,7 +135,7 @@ def show(outcome: Result | NoSamples, strategy: str, as_json: bool, tree: Render
     result = outcome.result if isinstance(outcome, NoSamples) else outcome
     code = _code(outcome)
     if as_json:
-        click.echo(json.dumps(as_object(result, strategy), ensure_ascii=False))
+        click.echo(Outcome.of(result, strategy).model_dump_json(exclude={"alternatives"}))
     else:
         if tree is not None:
             Console(highlight=False).print(tree)
@@ -152,40 +151,6 @@ def _code(outcome: Result | NoSamples) -> int:
     if outcome.stop == "cancelled":
         return INTERRUPTED
     return 0 if outcome.answer is not None else NO_ANSWER
-
-
-def as_object(result: Result, strategy: str) -> dict[str, Any]:
-    """The result as the flat JSON object that scripts read."""
-    answer, usage = result.answer, result.usage
-    policy = [use for role, use in usage.items() if role == "policy"]
-    return {
-        "answer": answer.text if answer else None,
-        "stop": result.stop,
-        "strategy": strategy,
-        "support": answer.support if answer else None,
-        "chosen": answer.chosen if answer else None,
-        "extracted": answer.extracted if answer else None,
-        "text": answer.path.text if answer else None,
-        "votes": [vote.model_dump() for vote in answer.votes] if answer else [],
-        "confidence": result.confidence,
-        "usage": {
-            "prompt_tokens": sum(use.prompt_tokens for use in policy),
-            "cached_tokens": sum(use.cached_tokens for use in policy),
-            "completion_tokens": sum(use.completion_tokens for use in policy),
-            "verifier_tokens": sum(
-                use.prompt_tokens + use.completion_tokens for role, use in usage.items() if role != "policy"
-            ),
-            "verifier_cached_tokens": sum(use.cached_tokens for role, use in usage.items() if role != "policy"),
-            "kv_token_steps": result.trace.kv_token_steps,
-        },
-        "selections": [
-            {"candidates": len(each.candidates), "kept": len(each.kept), "before": each.before, "after": each.after}
-            for each in result.trace.selections
-        ],
-        "bill": result.bill.model_dump(),
-        "samples": result.samples.model_dump(),
-        "notes": list(result.notes),
-    }
 
 
 def _print(result: Result, strategy: str) -> None:

@@ -86,7 +86,7 @@ def ask(text: str, kind_name: str, instruction: str | None, step_end: str) -> Pr
 def profile_of(name: str) -> tuple[Profile, Mode] | None:
     """The profile and mode that `--backend NAME[:MODE]` names, if there is such a profile."""
     model, _, mode = name.partition(":")
-    profile = _profiles().get(model)
+    profile = profiles().get(model)
     return (profile, profile.chosen(mode)) if profile else None
 
 
@@ -108,7 +108,7 @@ def with_defaults(options: Mapping[str, Any], explicit: Container[str]) -> dict[
     return {**options, **{key: value for key, value in defaults.items() if key not in explicit}}
 
 
-def _profiles() -> dict[str, Profile]:
+def profiles() -> dict[str, Profile]:
     """Those of the file that TTS_CONFIG names, or of `tts.toml` here."""
     named = os.environ.get("TTS_CONFIG")
     file = File(named or "tts.toml")
@@ -170,7 +170,7 @@ def open_backend(name: str) -> Backend:
         return _sglang(rest, settings)
     if scheme == "litellm":
         return _litellm(rest, settings)
-    raise unknown("backend", scheme, ("local", "sglang", "litellm", "bank", "fake", *_profiles()))
+    raise unknown("backend", scheme, ("local", "sglang", "litellm", "bank", "fake", *profiles()))
 
 
 def prices_of(file: File | None, models: Iterable[Backend], policy: str) -> dict[str, Price]:

@@ -59,30 +59,33 @@ async def solve(
     observe: Callable[[Record], None] | None = None,
     halt: Halt | None = None,
     runner: Runner | None = None,
+    job: str | None = None,
 ) -> Result:
     """Search for an answer to `problem` within `budget`; nothing runs any more when this returns.
 
     `models` maps roles to backends and has at least `policy`. A `journal` that holds this job's records
     resumes it: what was settled is not paid again. `observe` sees every new record. Setting `halt` ends the
-    search early and keeps the best answer. `runner` is the sandbox for answers that are programs.
+    search early and keeps the best answer. `runner` is the sandbox for answers that are programs. `job` is what engines
+    know the job by: as long as every other such name, and unique; one is made up where none is given.
 
     Raises `UsageError` for what cannot be done, `NoSamples` when every model call failed.
     """
-    header = _header(problem, strategy, models, budget, scorer, sampling or Sampling(), prices or {}, seed, runner)
+    name, drawn = job or secrets.token_hex(6), sampling or Sampling()
+    header = _header(name, problem, strategy, models, budget, scorer, drawn, prices or {}, seed, runner)
     _check_prices(header)
     book = journal or MemoryJournal()
     records = await book.read()
     books = Books()
     log = await _open(book, records, header, books, observe, models)
-    job = _job(log, header if not records else cast(Header, records[0]), books, models, scorer, runner, halt)
-    job.check(strategy, problem)
+    whole = _job(log, header if not records else cast(Header, records[0]), books, models, scorer, runner, halt)
+    whole.check(strategy, problem)
     _check_prompt(problem, models["policy"])
     try:
-        if records and not header.same_version(job.header):
-            return await _salvage(job, records)
-        return await _searched(job, strategy)
+        if records and not header.same_version(whole.header):
+            return await _salvage(whole, records)
+        return await _searched(whole, strategy)
     finally:
-        job.end()
+        whole.end()
 
 
 async def _searched(job: Job, strategy: Strategy) -> Result:
@@ -211,6 +214,7 @@ def _stop(job: Job) -> Stop:
 
 
 def _header(
+    job: str,
     problem: Problem,
     strategy: Strategy,
     models: Mapping[Role, Backend],
@@ -225,7 +229,7 @@ def _header(
         raise UsageError("models must name the 'policy' that generates")
     return Header(
         code=code_version(),
-        job=secrets.token_hex(6),
+        job=job,
         problem=problem,
         strategy=_named(strategy),
         scorer=None if scorer is None else _named(scorer),
@@ -355,17 +359,17 @@ def _job(
 
 async def _salvage(job: Job, records: list[Record]) -> Result:
     """Finish a job of another version from the candidates it had, without replaying or buying anything."""
-    candidates = _candidates(job.header.problem, records)
+    found = candidates(job.header.problem, records)
     run = Run(job, "salvage/", job.halt, job.remaining())
     kind = job.header.problem.kind
-    cast = ballots(kind, candidates)
+    cast = ballots(kind, found)
     groups = await tally(kind, cast, run) if kind.votes else []
     answer = elect(groups, sizes(groups), "majority")
-    note = f"finished from {len(candidates)} candidates recorded by version {job.header.code}; nothing was replayed"
-    return await _end(job, answer or best(kind, cast) or unextracted(candidates), [note], False)
+    note = f"finished from {len(found)} candidates recorded by version {job.header.code}; nothing was replayed"
+    return await _end(job, answer or best(kind, cast) or unextracted(found), [note], False)
 
 
-def _candidates(problem: Problem, records: list[Record]) -> list[Path]:
+def candidates(problem: Problem, records: list[Record]) -> list[Path]:
     """Every path to the problem that the policy brought to an end, put together from the journal."""
     holds = {r.key: r for r in records if isinstance(r, Held)}
     bought = {r.key: r for r in records if isinstance(r, Settled) and r.segments}

@@ -1,0 +1,56 @@
+"""What a deployment sets, by environment variables that begin with TTS_."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DAY = 86_400
+
+
+class Settings(BaseSettings):
+    """Every size is bounded; `docs/operations.md` says which of these matter when."""
+
+    model_config = SettingsConfigDict(env_prefix="TTS_", frozen=True)
+
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    auth: Literal["open", "keys"] = "open"
+    """`open`: whoever reaches the API may use it, as tenant `default`. `keys`: only with one that `tts keys` made."""
+    default_model: str = "local"
+    """What a request means that names no model: a profile of `tts.toml`, or `local`, the embedded one."""
+
+    jobs_at_once: PositiveInt = 32
+    """Jobs that one worker runs side by side."""
+    lease_seconds: PositiveFloat = 5.0
+    attempts: PositiveInt = 5
+    """Deaths of a worker in a row, without any progress between, after which a job is a dead letter."""
+    drain_seconds: NonNegativeInt = 60
+    """How long a worker that is told to stop goes on with what it has, before it hands it back."""
+    sandbox: bool = False
+    """Whether programs may be run, in a sandbox that has passed its own tests."""
+
+    retention_seconds: PositiveInt = 7 * DAY
+    linger_seconds: PositiveInt = 600
+    """How long the result of a job with `store: false` can be fetched."""
+    default_tokens: PositiveInt = 2_000
+    most_tokens: PositiveInt = 100_000_000
+    most_seconds: PositiveInt = DAY
+    most_body_bytes: PositiveInt = 2_000_000
+    most_wait_seconds: PositiveInt = 300
+    most_queued: PositiveInt = 10_000
+    """Jobs a tenant may have waiting, where nothing else was said for it."""
+    most_problems: PositiveInt = 1_000
+    """Problems of one batch."""
+    most_streams: PositiveInt = 2_000
+    """Event streams of one API process."""
+    patience_seconds: Annotated[PositiveFloat, Field(le=60)] = 10.0
+    """How long a slow client may take to send its request, and the API to reach Redis."""
+
+
+@cache
+def settings() -> Settings:
+    """Read once, when first asked."""
+    return Settings()

@@ -1,0 +1,36 @@
+"""What a job is, as it lies in Redis: everything that a worker needs to know, and no address of anybody's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from tts.types import Budget, Noun, Problem, Sampling
+
+State = Literal["queued", "running", "done", "failed", "cancelled", "dead"]
+"""`failed`: it could not be done, and why is said; `dead`: something went wrong that nobody foresaw, see the dead
+letters."""
+OVER: frozenset[State] = frozenset({"done", "failed", "cancelled", "dead"})
+
+
+class Part(Noun):
+    """A strategy or verifier by name, with its parameters."""
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Spec(Noun):
+    """One job. `model` is `NAME[:MODE]` of a profile; `answers` is how many distinct ones are wanted; `limited` names
+    what each of a batch's jobs gets from it."""
+
+    id: str
+    problem: Problem
+    model: str
+    strategy: Part
+    verifier: Part | None = None
+    budget: Budget
+    sampling: Sampling
+    seed: NonNegativeInt = 0
+    answers: Annotated[PositiveInt, Field(le=128)] = 1

@@ -1,0 +1,9 @@
+"""All that the service keeps in Redis: jobs, queues, leases, journals, budgets. Every change is one script, so that
+whatever dies in the middle, it has happened or it has not; every script can be sent again without doing harm.
+"""
+
+from service.store.connection import GONE, Scripts, Unreachable
+from service.store.journal import RedisJournal, StaleLease
+from service.store.store import Claim, Refusal, Store
+
+__all__ = ["GONE", "Claim", "RedisJournal", "Refusal", "Scripts", "StaleLease", "Store", "Unreachable"]

@@ -1,0 +1,15 @@
+-- tenant, newest time, how many. Id and fields of its jobs, without the large ones; those that have expired are dropped.
+local found = {}
+local names = {'tenant', 'state', 'created', 'started', 'ended', 'batch', 'fence', 'spent_tokens', 'spent_usd', 'cancel',
+  'error'}
+for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', key('jobs', ARGV[1]), ARGV[2], '-inf', 'LIMIT', 0, ARGV[3])) do
+  local values, fields = redis.call('HMGET', key('job', id), unpack(names)), {}
+  for i, name in ipairs(names) do
+    if values[i] then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = values[i]
+    end
+  end
+  if values[1] then found[#found + 1] = {id, fields} else redis.call('ZREM', key('jobs', ARGV[1]), id) end
+end
+return found

@@ -1,0 +1,101 @@
+-- What every script begins with. All keys start with the same word: one Redis holds one deployment.
+
+local function key(...) return table.concat({'tts', ...}, ':') end
+
+local function now()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function number(value) return tonumber(value or '') or 0 end
+
+-- Followers of one job listen to its own channel; that it has ended is told to all.
+local function tell(id) redis.call('PUBLISH', key('news', id), '') end
+
+-- A tenant's turn: whoever was served longest ago is next. Those at their limit of running jobs have none.
+local function take_a_seat(tenant)
+  local queued = redis.call('LLEN', key('queue', tenant))
+  local limit = tonumber(redis.call('HGET', key('tenant', tenant), 'running') or '')
+  local running = number(redis.call('HGET', key('count', tenant), 'running'))
+  if queued == 0 or (limit and running >= limit) then
+    redis.call('ZREM', key('turns'), tenant)
+  else
+    redis.call('ZADD', key('turns'), 'NX', redis.call('INCR', key('turn')), tenant)
+  end
+end
+
+local function forget(id, tenant)
+  redis.call('DEL', key('job', id), key('journal', id), key('live', id))
+  redis.call('ZREM', key('jobs', tenant), id)
+end
+
+-- Give back what a tenant, and a batch, had set aside for a job, and book what it cost: all that its journal says was
+-- spent and, where it was interrupted, its open holds, which may have been. Dollars are kept in billionths, so that sums
+-- are exact.
+local function settle(job)
+  local account = key('spend', job.tenant, job.window)
+  local cost = {}
+  for _, unit in ipairs({'tokens', 'usd', 'flops'}) do
+    cost[unit] = number(job['spent_' .. unit]) + number(job['open_' .. unit])
+  end
+  redis.call('HINCRBY', account, 'jobs', 1)
+  for _, unit in ipairs({'tokens', 'usd'}) do
+    redis.call('HINCRBY', account, unit, cost[unit])
+    redis.call('HINCRBY', account, 'held_' .. unit, -(job.batch and cost[unit] or number(job['hold_' .. unit])))
+  end
+  if not job.batch then return end
+  local batch = key('batch', job.batch)
+  for unit, spent in pairs(cost) do
+    redis.call('HINCRBYFLOAT', batch, 'spent_' .. unit, spent)
+    redis.call('HINCRBYFLOAT', batch, 'held_' .. unit, -number(job['share_' .. unit]))
+  end
+  if redis.call('HINCRBY', batch, 'ended', 1) < number(redis.call('HGET', batch, 'size')) then return end
+  for _, unit in ipairs({'tokens', 'usd'}) do -- what nobody needed
+    local b = redis.call('HMGET', batch, 'hold_' .. unit, 'spent_' .. unit)
+    redis.call('HINCRBY', account, 'held_' .. unit, -math.floor(number(b[1]) - number(b[2])))
+  end
+end
+
+local FIELDS = {'tenant', 'window', 'state', 'hold_tokens', 'hold_usd', 'batch', 'share_tokens', 'share_usd',
+  'share_flops', 'spent_tokens', 'spent_usd', 'spent_flops', 'open_tokens', 'open_usd', 'open_flops', 'store', 'purge',
+  'retain', 'fence'}
+
+local function read(id)
+  local values, job = redis.call('HMGET', key('job', id), unpack(FIELDS)), {}
+  for i, name in ipairs(FIELDS) do job[name] = values[i] or nil end
+  return job
+end
+
+-- A job is over: in this order, so that whoever hears of it finds all of it.
+local function close(id, job, state, fields)
+  settle(job)
+  redis.call('HINCRBY', key('count', job.tenant), job.state == 'running' and 'running' or 'queued', -1)
+  redis.call('ZREM', key('leases'), id)
+  take_a_seat(job.tenant)
+  redis.call('HSET', key('job', id), 'state', state, 'ended', now(), unpack(fields))
+  redis.call('DEL', key('live', id))
+  if job.purge then
+    forget(id, job.tenant)
+  else
+    if job.store == '0' then
+      redis.call('DEL', key('journal', id))
+      redis.call('HDEL', key('job', id), 'spec')
+    end
+    redis.call('PEXPIRE', key('job', id), job.retain)
+    redis.call('PEXPIRE', key('journal', id), job.retain)
+  end
+  tell(id)
+  redis.call('PUBLISH', key('ended'), id)
+end
+
+-- Back to the front of its queue, out of reach of whoever had it.
+local function requeue(id, job)
+  redis.call('HSET', key('job', id), 'state', 'queued')
+  redis.call('HINCRBY', key('job', id), 'fence', 1)
+  redis.call('HINCRBY', key('count', job.tenant), 'running', -1)
+  redis.call('HINCRBY', key('count', job.tenant), 'queued', 1)
+  redis.call('ZREM', key('leases'), id)
+  redis.call('LPUSH', key('queue', job.tenant), id)
+  take_a_seat(job.tenant)
+  tell(id)
+end

@@ -1,0 +1,262 @@
+"""Jobs in Redis: handed in, claimed, kept alive, ended, looked at."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter
+
+from service.settings import Settings
+from service.spec import OVER, Spec, State
+from service.store.connection import Scripts, connect
+from service.store.journal import nano
+from service.store.packing import unpacked
+from tts.errors import TTSError
+from tts.journal import Record
+from tts.types import Budget, Noun
+
+Reason = str
+"""Why jobs were not taken: `rate`, `queue`, `budget`, `unbounded`, `conflict`."""
+
+
+class Refusal(TTSError):
+    """Jobs were not taken; nothing has changed. It is worth trying again in `wait` seconds."""
+
+    def __init__(self, reason: Reason, wait: float, about: str) -> None:
+        super().__init__(reason)
+        self.reason, self.wait, self.about = reason, wait, about
+
+
+class Claim(NamedTuple):
+    """A job that a worker has from now on, and the fence that its writes have to show."""
+
+    fence: int
+    tenant: str
+    spec: Spec
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+
+class Pulse(NamedTuple):
+    """What a worker hears when it renews its leases."""
+
+    stale: frozenset[str]
+    cancelled: frozenset[str]
+    requeued: int
+    turns: int
+
+
+class Job(Noun):
+    """A job as it stands. Times are seconds since 1970; `spent_usd` is in dollars."""
+
+    id: str
+    tenant: str
+    state: State
+    created: NonNegativeFloat
+    started: NonNegativeFloat | None = None
+    ended: NonNegativeFloat | None = None
+    batch: str | None = None
+    fence: NonNegativeInt = 0
+    spent_tokens: NonNegativeInt = 0
+    spent_usd: NonNegativeFloat = 0.0
+    cancelling: bool = False
+    spec: Spec | None = None
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+
+class Batch(Noun):
+    """Many jobs with one budget. `jobs` are in the order in which the problems came."""
+
+    id: str
+    tenant: str
+    created: NonNegativeFloat
+    budget: Budget
+    jobs: tuple[str, ...]
+    ended: NonNegativeInt
+    spent_tokens: NonNegativeInt
+    spent_usd: NonNegativeFloat
+
+
+_SHARE: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, float])
+
+
+class Store:
+    """What API and workers know of each other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.redis = connect(settings.redis_url)
+        self.scripts = Scripts(self.redis, settings.patience_seconds)
+
+    async def aclose(self) -> None:
+        """Let what was asked for be sent, and let go of the connections."""
+        await self.scripts.aclose()
+        await self.redis.aclose()
+
+    async def submit(
+        self,
+        tenant: str,
+        specs: Sequence[Spec],
+        *,
+        store: bool = True,
+        batch: Budget | None = None,
+        idempotency: str | None = None,
+        digest: str = "",
+    ) -> str:
+        """Take jobs, all of them or none: one, or a batch with one budget. The id of the job or batch; that of an
+        earlier one where the idempotency key was used before. Raises `Refusal`."""
+        settings, budget = self.settings, batch or specs[0].budget
+        ask: dict[str, Any] = {
+            "tenant": tenant,
+            "store": store,
+            "retain": settings.retention_seconds * 1000,
+            "linger": settings.linger_seconds * 1000,
+            "most_queued": settings.most_queued,
+            "tokens": budget.tokens,
+            "usd": _units(budget).get("usd"),
+            "idempotency": idempotency,
+            "digest": digest,
+            "batch": "batch_" + secrets.token_hex(10) if batch else None,
+            "budget": _units(batch) if batch else None,
+        }
+        given = json.dumps({name: value for name, value in ask.items() if value is not None})
+        jobs = [part for spec in specs for part in (spec.id, spec.model_dump_json())]
+        told, *rest = await self.scripts.run("submit", given, *jobs)
+        if told in (b"accepted", b"same"):
+            return cast(str, rest[0].decode())
+        if told == b"conflict":
+            raise Refusal("conflict", 0.0, rest[0].decode())
+        raise Refusal(told.decode(), rest[0] / 1000, _text(rest[1]))
+
+    async def claim(self, worker: str, wanted: int) -> tuple[list[Claim], int]:
+        """Up to so many jobs whose turn it is; and how many tenants still have one waiting."""
+        settings = self.settings
+        lease = int(settings.lease_seconds * 1000)
+        claimed, turns = await self.scripts.run("claim", worker, wanted, lease, settings.attempts)
+        return [_claim(each) for each in claimed], turns
+
+    async def renew(self, worker: str, about: Mapping[str, Any], held: Mapping[str, int]) -> Pulse:
+        """Keep the jobs that a worker has, by their fences; and give to others what nobody keeps any more."""
+        lease = int(self.settings.lease_seconds * 1000)
+        pairs = [part for item in held.items() for part in item]
+        stale, cancelled, requeued, turns = await self.scripts.run("renew", worker, lease, json.dumps(about), *pairs)
+        return Pulse(frozenset(map(_text, stale)), frozenset(map(_text, cancelled)), requeued, turns)
+
+    async def release(self, held: Mapping[str, int]) -> int:
+        """Hand jobs back, with all that was done of them; how many."""
+        handed: int = await self.scripts.run("release", *(part for item in held.items() for part in item))
+        return handed
+
+    async def finish(self, claim: Claim, state: State, result: bytes, error: Mapping[str, Any] | None) -> bool:
+        """Write down how a job ended; false where it is somebody else's by now."""
+        told = await self.scripts.run(
+            "finish", claim.id, claim.fence, state, result, json.dumps(error) if error else ""
+        )
+        return bool(told == b"ok")
+
+    async def cancel(self, tenant: str, id: str, *, purge: bool = False) -> State | None:
+        """Ask that a job ends, keeping its best answer, or nothing of it. The state it had, None if there is none."""
+        state = await self.scripts.run("cancel", tenant, id, int(purge))
+        return state and cast(State, state.decode())
+
+    async def job(self, tenant: str, id: str) -> Job | None:
+        """A job of this tenant."""
+        fields = await self.scripts.run("look", id)
+        job = _job(id, fields) if fields else None
+        return job if job and job.tenant == tenant else None
+
+    async def jobs(self, tenant: str, limit: int, before: float | None) -> list[Job]:
+        """A tenant's jobs without results and specifications, the newest first."""
+        newest = "+inf" if before is None else f"({before * 1000:.0f}"
+        return [_job(_text(name), fields) for name, fields in await self.scripts.run("list", tenant, newest, limit)]
+
+    async def batch(self, tenant: str, id: str) -> Batch | None:
+        """A batch of this tenant."""
+        flat, jobs = await self.scripts.run("batch", id)
+        found = _fields(flat)
+        if not found or found["tenant"] != tenant:
+            return None
+        return Batch(
+            id=id,
+            tenant=tenant,
+            created=int(found["created"]) / 1000,
+            budget=_budget(found["budget"]),
+            jobs=tuple(map(_text, jobs)),
+            ended=int(found["ended"]),
+            spent_tokens=int(float(found.get("spent_tokens", 0))),
+            spent_usd=float(found.get("spent_usd", 0)) / 1e9,
+        )
+
+    async def entries(self, job: Job, start: int) -> list[Record]:
+        """A job's journal from its entry number `start` on; nothing where it is not kept."""
+        if job.spec is None:
+            return []
+        told = await self.scripts.run("entries", job.id, start)
+        return [unpacked(entry, job.spec.problem) for entry in told]
+
+    async def spending(self, tenant: str) -> dict[str, float]:
+        """What a tenant has spent and set aside in its present window, its limits, and its jobs."""
+        spent, limits, count, left = await self.scripts.run("spending", tenant)
+        figures = {**_fields(spent), **{f"limit_{k}": v for k, v in _fields(limits).items()}, **_fields(count)}
+        return {"left": left / 1000, **_SHARE.validate_python(figures)}
+
+    async def workers(self) -> dict[str, dict[str, Any]]:
+        """Those that were alive a moment ago, and what they say of themselves."""
+        told = await self.scripts.run("workers", int(self.settings.lease_seconds * 1000))
+        return {name: json.loads(about) for name, about in _fields(told).items()}
+
+
+def _claim(told: Sequence[Any]) -> Claim:
+    _, fence, tenant, blob, share = told
+    spec = Spec.model_validate_json(blob)
+    if share:
+        spec = spec.model_copy(update={"budget": _budget(share)})
+    return Claim(fence, tenant.decode(), spec)
+
+
+def _units(budget: Budget) -> dict[str, float]:
+    """A budget as scripts reckon with it: dollars in billionths."""
+    given = budget.model_dump(exclude_none=True)
+    return {**given, "usd": nano(given["usd"])} if "usd" in given else given
+
+
+def _budget(units: str | bytes) -> Budget:
+    given = json.loads(units)
+    return Budget(**({**given, "usd": given["usd"] / 1e9} if "usd" in given else given))
+
+
+def _job(id: str, flat: Sequence[bytes]) -> Job:
+    found = _fields(flat)
+    times = {name: int(found[name]) / 1000 for name in ("created", "started", "ended") if name in found}
+    return Job(
+        id=id,
+        tenant=found["tenant"],
+        state=cast(State, found["state"]),
+        batch=found.get("batch"),
+        fence=int(found["fence"]),
+        spent_tokens=int(found.get("spent_tokens", 0)),
+        spent_usd=int(found.get("spent_usd", 0)) / 1e9,
+        cancelling="cancel" in found and found["state"] not in OVER,
+        spec=Spec.model_validate_json(found["spec"]) if "spec" in found else None,
+        result=json.loads(found["result"]) if found.get("result") else None,
+        error=json.loads(found["error"]) if "error" in found else None,
+        **times,
+    )
+
+
+def _fields(flat: Sequence[bytes]) -> dict[str, str]:
+    return {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _text(value: bytes | int) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,1 @@
+"""What works on jobs: one process, one event loop, many jobs side by side."""

@@ -1,0 +1,188 @@
+"""The loop of a worker: claims jobs while it has room, keeps them alive, brings them to their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.settings import Settings
+from service.store import GONE, Claim, RedisJournal, StaleLease, Store, Unreachable
+from service.worker.bench import Bench, Ended
+from tts.halt import Halt
+from tts.journal import Record
+from tts.solve import code_version
+
+log = logging.getLogger("tts.worker")
+POLL = 1.0
+"""Seconds after which a worker with room looks for jobs of which no ticket told it."""
+BEATS = 3
+"""Heartbeats per lease."""
+
+
+@dataclass
+class Running:
+    """A job that this worker has."""
+
+    claim: Claim
+    halt: Halt = field(default_factory=Halt)
+    task: asyncio.Task[None] | None = None
+
+
+class Engine:
+    """Runs until it is told to stop. `send` sends tickets: it wakes other workers, for as many jobs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        bench: Bench,
+        send: Callable[[int], object] = lambda jobs: None,
+        observe: Callable[[Claim, Record], None] = lambda claim, record: None,
+    ) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self._settings, self._store, self._bench, self._send, self._observe = settings, store, bench, send, observe
+        self._jobs: dict[str, Running] = {}
+        self._wanted = 0
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    def ticket(self, jobs: int) -> None:
+        """So many jobs are waiting somewhere."""
+        self._wanted += jobs
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Claim nothing more; what is running may end."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until `stop`, then for a while on what there is, and hand back the rest."""
+        beside = [asyncio.create_task(each) for each in (self._beat(), self._listen())]
+        try:
+            await self._claim()
+            await self._drain()
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await self._bench.aclose()
+            await self._store.aclose()
+
+    async def _claim(self) -> None:
+        """Claim as many as tickets told of; now and then as many as there is room for, since a ticket may be lost."""
+        while not self._stopping.is_set():
+            room = self._settings.jobs_at_once - len(self._jobs)
+            wanted = min(room, self._wanted)
+            if wanted > 0:
+                self._wanted -= wanted
+                claims, turns = await self._kept_trying(self._store.claim(self.name, wanted), ([], 0))
+                for claim in claims:
+                    self._start(claim)
+                if turns and len(claims) == wanted:
+                    self._wanted = max(self._wanted, 1)
+                    continue
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), POLL)
+            except TimeoutError:
+                self._wanted = self._settings.jobs_at_once
+
+    def _start(self, claim: Claim) -> None:
+        running = Running(claim)
+        self._jobs[claim.id] = running
+        running.task = asyncio.create_task(self._perform(running))
+
+    async def _perform(self, running: Running) -> None:
+        claim = running.claim
+        try:
+            journal = RedisJournal(
+                self._store.scripts, claim.id, claim.fence, claim.spec.problem, lambda: running.halt.set("cancelled")
+            )
+            ended = await self._worked(running, journal)
+            result = ended.outcome.model_dump_json().encode() if ended.outcome else b""
+            await self._store.finish(claim, ended.state, result, ended.error)
+        except StaleLease:
+            log.info("job %s went to somebody else", claim.id)
+        except Unreachable as error:
+            log.warning("job %s is let go: %s", claim.id, error)
+        finally:
+            del self._jobs[claim.id]
+            self._wake.set()
+
+    async def _worked(self, running: Running, journal: RedisJournal) -> Ended:
+        """How the job ended; what nobody foresaw makes it a dead letter, and takes nobody else with it."""
+        claim = running.claim
+        try:
+            return await self._bench.work(
+                claim.spec, journal, running.halt, lambda record: self._observe(claim, record)
+            )
+        except (StaleLease, Unreachable, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            log.exception("job %s is a dead letter", claim.id)
+            return Ended("dead", None, {"code": "internal", "detail": f"{type(error).__name__}; see the worker's log"})
+
+    def _held(self) -> dict[str, int]:
+        """The jobs that this worker has, and their fences."""
+        return {job: running.claim.fence for job, running in self._jobs.items()}
+
+    async def _beat(self) -> None:
+        """Renew the leases, and hear which jobs are no longer ours."""
+        while True:
+            await self._kept_trying(self._renew(), None)
+            await asyncio.sleep(self._settings.lease_seconds / BEATS)
+
+    async def _renew(self) -> None:
+        held = self._held()
+        about = {"jobs": len(held), "room": self._settings.jobs_at_once, "version": code_version()}
+        pulse = await self._store.renew(self.name, about, held)
+        for job in pulse.stale & self._jobs.keys():
+            if self._jobs[job].claim.fence == held[job] and (task := self._jobs[job].task):
+                task.cancel()
+        for job in pulse.cancelled & self._jobs.keys():
+            self._jobs[job].halt.set("cancelled")
+        if pulse.requeued:
+            self._send(pulse.requeued)
+            self.ticket(pulse.requeued)
+
+    async def _listen(self) -> None:
+        """Hear of cancellations at once; the heartbeat tells of those that were missed."""
+        while True:
+            try:
+                async with self._store.redis.pubsub() as channel:
+                    await channel.subscribe("tts:orders")
+                    async for message in channel.listen():
+                        if message["type"] == "message" and (job := self._jobs.get(message["data"].decode())):
+                            job.halt.set("cancelled")
+            except GONE as error:
+                log.warning("orders are not heard for a moment: %s", error)
+            await asyncio.sleep(POLL)
+
+    async def _kept_trying(self, coroutine: Coroutine[Any, Any, Any], otherwise: Any) -> Any:
+        """What comes of it; `otherwise`, in time for the next attempt, while Redis is away."""
+        try:
+            return await coroutine
+        except Unreachable as error:
+            log.warning("%s", error)
+            return otherwise
+
+    async def _drain(self) -> None:
+        tasks = [running.task for running in self._jobs.values() if running.task]
+        if tasks:
+            log.info("ending %d jobs", len(tasks))
+            await asyncio.wait(tasks, timeout=self._settings.drain_seconds)
+        left = self._held()
+        if left:
+            handed = await self._kept_trying(self._store.release(left), 0)
+            log.info("%d jobs were handed back", handed)
+            self._send(handed)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

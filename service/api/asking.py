@@ -1,0 +1,130 @@
+"""From what a caller asks to what a worker is told; whatever cannot be done is refused here, if it can be known here."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from service.api.schemas import BatchRequest, Drawn, JobRequest, Manner, Posed
+from service.catalog import Catalog
+from service.options import asked_by_profile, checked
+from service.settings import Settings
+from service.spec import Part, Spec
+from tts.answers import AnswerKind, kind_from
+from tts.cost import one_line
+from tts.errors import UsageError, counted
+from tts.strategy import Strategy
+from tts.types import Budget, Message, Problem, Sampling, digest
+
+
+class Asking:
+    """Knows the models of a deployment, and what it allows."""
+
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
+        self._settings, self._catalog = settings, catalog
+
+    def job(self, asked: JobRequest) -> Spec:
+        """One job."""
+        return self.spec(asked, asked, self.budget(asked))
+
+    def batch(self, asked: BatchRequest) -> tuple[list[Spec], Budget]:
+        """The jobs of a batch, and the budget that they share."""
+        if len(asked.problems) > self._settings.most_problems:
+            raise UsageError(f"a batch has {self._settings.most_problems} problems at most; send several")
+        budget = self.budget(asked)
+        if budget.tokens is not None and budget.tokens < len(asked.problems):
+            raise UsageError(f"{counted(budget.tokens, 'token')} are not enough for {len(asked.problems)} problems")
+        return [self.spec(posed, asked, budget) for posed in asked.problems], budget
+
+    def budget(self, manner: Manner) -> Budget:
+        """What was asked for, else what the model's profile says, else what the deployment does."""
+        found = self._catalog.found(manner.model or self._catalog.default)
+        own = found[0].budget if found else None
+        budget = manner.budget.budget() if manner.budget else own or Budget(tokens=self._settings.default_tokens)
+        return self.bounded(budget)
+
+    def bounded(self, budget: Budget) -> Budget:
+        """A budget that this deployment allows."""
+        most = self._settings
+        if (budget.tokens or 0) > most.most_tokens:
+            raise UsageError(f"a job may generate {most.most_tokens:,} tokens at most here, not {budget.tokens:,}")
+        if (budget.seconds or 0) > most.most_seconds:
+            raise UsageError(f"a job may take {most.most_seconds:,} seconds at most here, not {budget.seconds:,.0f}")
+        return budget
+
+    def spec(self, posed: Posed, manner: Manner, budget: Budget, answers: int = 1) -> Spec:
+        """What a worker is told."""
+        model = manner.model or self._catalog.default
+        found = self._catalog.found(model)
+        part = _part(manner.strategy) or _part(found[0].strategy if found else None) or Part(name="best_of_n")
+        strategy = self._catalog.strategy(part)
+        verifier = _part(manner.verifier)
+        self._catalog.verifier(model, verifier)
+        kind = _kind(posed.answer or "text")
+        problem = _problem(posed, kind)
+        explicit = {"step_end"} if manner.step_end else set()
+        if manner.step_end:
+            problem = problem.model_copy(update={"step_end": manner.step_end})
+        problem = asked_by_profile(found, problem, strategy, explicit)
+        _check(problem, strategy)
+        return Spec(
+            id="job_" + secrets.token_hex(10),
+            problem=problem,
+            model=model,
+            strategy=part,
+            verifier=verifier,
+            budget=budget,
+            sampling=self._sampling(manner.sampling, model),
+            seed=manner.seed,
+            answers=answers,
+        )
+
+    def _sampling(self, drawn: Drawn, model: str) -> Sampling:
+        found = self._catalog.found(model)
+        own: dict[str, Any] = dict(found[1].drawn) if found else {}
+        return checked(Sampling, {**own, **drawn.model_dump(exclude_none=True)})
+
+
+def _part(choice: str | Part | None) -> Part | None:
+    """A strategy or verifier; of the short form the parameters are words, which become what they have to be."""
+    if not isinstance(choice, str):
+        return choice
+    name, _, given = choice.partition(":")
+    pairs = [each.partition("=") for each in given.split(",") if each]
+    if bad := [name for name, equals, _ in pairs if not equals]:
+        raise UsageError(f"a parameter is given as NAME=VALUE, not {bad[0]!r}")
+    return Part(name=name, parameters={name: value for name, _, value in pairs})
+
+
+def _kind(answer: str | dict[str, Any]) -> AnswerKind:
+    try:
+        return kind_from(answer)
+    except ValidationError as error:
+        raise UsageError(f"answer: {one_line(error)}") from error
+
+
+def _problem(posed: Posed, kind: AnswerKind) -> Problem:
+    """The conversation, its last turn with how to answer."""
+    *before, last = posed.conversation()
+    how = kind.instruction if posed.instruction is None else posed.instruction
+    if how and last.role == "user":
+        last = Message(role="user", content=f"{last.content}\n\n{how}")
+    messages = (*before, last)
+    return Problem(id=digest(repr(messages)), messages=messages, kind=kind)
+
+
+def _check(problem: Problem, strategy: Strategy) -> None:
+    """Refuse what no model could do."""
+    if "votes" in strategy.needs and not problem.kind.votes:
+        raise UsageError(
+            f"{strategy.name} counts votes, and no two answers of kind {problem.kind.name!r} are the same; "
+            f"{problem.kind.without_votes}"
+        )
+
+
+def by_prefix(specs: Sequence[Spec]) -> list[int]:
+    """The order in which problems that begin alike come one after the other."""
+    return sorted(range(len(specs)), key=lambda i: [message.content for message in specs[i].problem.messages])

@@ -34,7 +34,7 @@ from service.examination import (
     ok,
     reachable,
 )
-from service.options import ask, spelled_out, verifier_of
+from service.options import ask, profile_of, spelled_out, verifier_of
 from service.progress import progress
 from tts.backends.sglang import SGLangBackend
 from tts.backends.sglang.wire import Failure
@@ -170,14 +170,24 @@ async def _with_progress(checks: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 def doctor(backend: str, options: Mapping[str, Any]) -> int:
     """Examine a deployment and print what was found. Returns the exit code."""
-    name, _, reader = (options["verifier"] or "").partition("@")
-    verifier = verifier_of(options["verifier"], options["verifier_params"]) if name else None
+    verifier = verifier_asked(backend, options)
+    reader = getattr(verifier, "model", "")
     if verifier is not None and (verifier.reads is None or not reader):
-        raise UsageError(f"{name} is read by no server; name a verifier that is: --verifier prm@sglang:URL")
+        raise UsageError(f"{verifier.name} is read by no server; name a verifier that is: --verifier prm@sglang:URL")
     servers = [*servers_of("policy", backend), *(servers_of("verifier", reader) if verifier else ())]
     findings = asyncio.run(examine(servers, case_of(verifier, options)))
     show(findings, options["as_json"])
     return int(any(each.status == "problem" for each in findings))
+
+
+def verifier_asked(backend: str, options: Mapping[str, Any]) -> Verifier | None:
+    """The verifier that was named, else that of the profile, if SGLang servers read for it."""
+    if options["verifier"]:
+        return verifier_of(options["verifier"], options["verifier_params"])
+    found = profile_of(backend)
+    own = verifier_of(found[0].verifier, options["verifier_params"]) if found and found[0].verifier else None
+    served = own is not None and spelled_out(getattr(own, "model", ""))[0] == "sglang"
+    return own if served else None
 
 
 def case_of(verifier: Verifier | None, options: Mapping[str, Any]) -> Case:

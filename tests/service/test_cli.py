@@ -77,12 +77,21 @@ def test_markup_in_an_answer_is_text() -> None:
     assert result.exit_code == 0
 
 
+def test_parameters_may_follow_a_strategys_name() -> None:
+    told = json.loads(solve("-s", "best_of_n:n=3", "--json").stdout)
+    assert told["samples"]["finished"] == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["-s", "best_of_m"], "unknown strategy 'best_of_m'; did you mean 'best_of_n'?"),
         (["-p", "m=3"], "unknown parameter of best_of_n 'm'"),
         (["-s", "self_consistency", "-p", "wieghts=borda"], "did you mean 'weights'?"),
+        (["-s", "best_of_n:m=3"], "unknown parameter of best_of_n 'm'"),
+        (["-s", "best_of_n:3"], "NAME=VALUE"),
+        (["--verifier", "prm:form=quen@fake:tests.handlers:quick"], "form: Input should be 'lab'"),
+        (["--verifier", "prm:form=lab"], "prm needs a model; name it"),
         (["-p", "n"], "NAME=VALUE"),
         (["-p", "n=many"], "n: Input should be a valid integer"),
         (["-p", "n=0"], "n: Input should be greater than or equal to 1"),

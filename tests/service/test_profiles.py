@@ -8,7 +8,12 @@ from pathlib import Path as File
 import pytest
 from click.testing import CliRunner, Result
 
+from evals.records import ROWS, Cell, Row
 from service.commands import cli
+from service.options import prices_of
+from tests.handlers import quick
+from tts.backends.fake import FAKE, FakeBackend
+from tts.lines import read_lines
 
 PROFILES = """
 [models.quick]
@@ -22,6 +27,19 @@ max_tokens = 20
 
 [models.quick.modes.thinking]
 thinks = true
+
+[models.methodical]
+backend = "fake:tests.handlers:quick"
+strategy = "best_of_n:n=3"
+verifier = "oracle"
+budget = { tokens = 150 }
+
+[models.methodical.modes.plain]
+max_tokens = 20
+
+[models.reader]
+backend = "fake:tests.handlers:slow"
+price = { prompt = 3.0, completion = 4.0 }
 
 [models.far]
 backend = "fake:tests.handlers:quick"
@@ -50,6 +68,12 @@ def test_a_profile_brings_its_strategy_budget_and_price() -> None:
 def test_what_is_given_goes_before_the_profile() -> None:
     told = json.loads(solve("--backend", "quick", "--strategy", "single", "--tokens", "50").stdout)
     assert told["samples"]["finished"] == 1
+
+
+def test_more_parameters_than_those_of_the_profile_go_before_them() -> None:
+    told = json.loads(solve("--backend", "quick", "-p", "weights=borda", "-p", "n=2").stdout)
+    assert told["samples"]["finished"] == 2
+    assert told["chosen"].startswith("borda")
 
 
 def test_in_a_mode_that_thinks_what_was_only_thought_is_no_answer() -> None:
@@ -99,3 +123,28 @@ def test_suites_are_asked_through_a_profile_too(tmp_path: File) -> None:
     ]
     ended = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert ended.exit_code == 0, ended.output
+
+
+def eval_rows(tmp_path: File, *more: str) -> list[Row]:
+    arguments = ["eval", "chain", "--limit", "2", "--out", str(tmp_path / "run"), *more]
+    ended = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert ended.exit_code == 0, ended.output
+    return read_lines(tmp_path / "run" / ROWS, Row)
+
+
+def test_suites_are_tried_with_the_profiles_strategy_verifier_and_budget(tmp_path: File) -> None:
+    cells = {row.cell for row in eval_rows(tmp_path, "--backend", "methodical")}
+    assert cells == {Cell(method="best_of_n:n=3@oracle", unit="tokens", amount=150)}
+
+
+def test_what_is_given_for_a_suite_goes_before_the_profile(tmp_path: File) -> None:
+    given = ("--strategy", "single", "--samples", "1", "--verifier", "confidence")
+    cells = {row.cell for row in eval_rows(tmp_path, "--backend", "methodical", *given)}
+    assert cells == {Cell(method="single", unit="samples", amount=1)}
+
+
+def test_a_readers_profile_says_what_it_costs() -> None:
+    """The policy's and the verifier's, each by its own name; the table goes before both."""
+    policy, reader = (FakeBackend(quick, FAKE.model_copy(update={"name": name})) for name in ("policy", "judge"))
+    prices = prices_of(None, [policy, reader], "quick", {"reader": reader})
+    assert {name: price.prompt for name, price in prices.items()} == {"policy": 1.0, "judge": 3.0}

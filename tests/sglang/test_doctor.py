@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -330,6 +331,20 @@ def test_a_problem_is_exit_code_1_and_json_is_a_list(
     bad = [each for each in found if each["status"] == "problem"]
     assert [(each["role"], each["server"], each["check"]) for each in bad] == [("verifier", reward.url, "good and bad")]
     assert set(bad[0]) == {"role", "server", "check", "status", "seen", "way_out"}
+
+
+def test_a_profiles_verifier_is_examined_with_its_policy_if_servers_read_for_it(
+    policy: Server, reward: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = '[models.{}]\nbackend = "sglang:{}"\nverifier = "{}"\n'
+    read = profile.format("read", policy.url, f"prm:form=lab,how=prod@sglang:{reward.url}")
+    alone = profile.format("alone", policy.url, "confidence")
+    (tmp_path / "tts.toml").write_text(read + alone)
+    monkeypatch.setenv("TTS_CONFIG", str(tmp_path / "tts.toml"))
+    assert doctor("read", options(as_json=True)) == 0
+    assert {each["role"] for each in json.loads(capsys.readouterr().out)} == {"policy", "verifier"}
+    assert doctor("alone", options(as_json=True)) == 0
+    assert {each["role"] for each in json.loads(capsys.readouterr().out)} == {"policy"}
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,9 @@ async def tokenizer(patient: Patient) -> Outcome:
     if not wrong:
         return ok(f"{counted(len(ours), 'text')} spelled alike")
     seen = f"{wrong[0]!r} is spelled differently here and there"
-    return Outcome("problem" if question in wrong else "warning", seen, FOLDER)
+    if question in wrong:
+        return Outcome("problem", f"{seen}; nothing that sends token ids was tried", FOLDER)
+    return Outcome("warning", seen, FOLDER)
 
 
 async def template(patient: Patient) -> Outcome:
@@ -424,23 +426,26 @@ async def _weighed(patient: Patient, text: str) -> tuple[float | None, Sequence[
 
 
 class Check(NamedTuple):
-    """Something that is tried on a server; how bad it is where it cannot be tried, and what to do then."""
+    """Something that is tried on a server; how bad it is where it cannot be tried, and what to do then. One that
+    `sends_ids` is not tried on a server that spells otherwise: they may be ids that it has no token for, and end it."""
 
     name: str
     tried: Callable[[Patient], Awaitable[Outcome]]
     failing: Status = "problem"
     way_out: str = LOG
+    sends_ids: bool = True
 
 
+SPELLING = Check("tokenizer", tokenizer, "warning", "serve with SGLang 0.5", sends_ids=False)
+"""Comes before the others."""
 CHECKS = (
-    Check("load report", loads, way_out=BETWEEN),
-    Check("tokenizer", tokenizer, "warning", "serve with SGLang 0.5"),
+    Check("load report", loads, way_out=BETWEEN, sends_ids=False),
     Check("decoding", decoding, "warning", "serve with SGLang 0.5"),
 )
 TRIED: Mapping[str, Sequence[Check]] = {
     "policy": (
         *CHECKS,
-        Check("chat template", template, "warning", "none, if the model has no chat template"),
+        Check("chat template", template, "warning", "none, if the model has no chat template", sends_ids=False),
         Check("log-probabilities", log_probabilities),
         Check("continuation", continuation),
         Check("abort", abort, way_out=BETWEEN),

@@ -92,8 +92,8 @@ def test_a_budget_decides_how_many_samples_there_are_unless_their_number_is_give
 
 def test_another_verifier_makes_another_method_where_a_strategy_asks_one(tmp_path: Path) -> None:
     """Else the rows of the first verifier would be taken for those of the second."""
-    run = ("eval", "chain", *FAKE, "--limit", "2", "--tokens", "80", "--out", str(tmp_path))
-    run = (*run, "-s", "best_of_n:n=2", "self_consistency:n=2", "best_of_n:n=3@confidence")
+    run: tuple[str, ...] = ("eval", "chain", *FAKE, "--limit", "2", "--tokens", "80", "--out", str(tmp_path))
+    run += ("-s", "best_of_n:n=2", "self_consistency:n=2", "best_of_n:n=3@confidence")
     assert tts(*run).exit_code == 0
     again = tts(*run, "--verifier", "oracle", "--baseline", "best_of_n:n=2")
     assert "points vs best_of_n:n=2@oracle" in again.stdout

@@ -20,6 +20,7 @@ from service.doctor import case_of, doctor, examine
 from service.examination import BAD, GOOD, PROBLEM, Case, Finding
 from service.options import ask
 from tests.sglang.conftest import QUESTION, Fault, proxy
+from tests.tts.backends.conftest import build
 from tts.errors import BackendError, UsageError
 from verifiers import ProcessReward
 
@@ -159,6 +160,12 @@ def unstopped(says: Any, asked: Any) -> Any:
     return {**says, "meta_info": {**says["meta_info"], "finish_reason": {"type": "length", "length": 48}}}
 
 
+def respelt(says: Any, asked: Any) -> Any:
+    """Other ids for the problem, alone or in its chat template."""
+    problem = "messages" in asked or QUESTION in asked["prompt"]
+    return {**says, "tokens": [[1]] * 3} if problem else says
+
+
 @pytest.mark.parametrize(
     ("path", "change", "check", "status", "seen"),
     [
@@ -170,8 +177,8 @@ def unstopped(says: Any, asked: Any) -> Any:
         ("/generate", trimmed, "stop strings", "problem", "cut off"),
         ("/generate", unstopped, "stop strings", "problem", "does not stop"),
         ("/generate", lambda says, asked: {**says, "output_ids": None}, "continuation", "problem", "cannot be read"),
-        ("/v1/tokenize", lambda says, asked: {**says, "tokens": [[1]] * 3}, "tokenizer", "problem", "y=22*7"),
-        ("/v1/tokenize", lambda says, asked: {**says, "tokens": [[1]] * 3}, "chat template", "warning", "and ours 86"),
+        ("/v1/tokenize", lambda says, asked: respelt(says, asked), "tokenizer", "problem", "y=22*7"),
+        ("/v1/tokenize", lambda says, asked: respelt(says, asked), "chat template", "warning", "and ours 86"),
         ("/v1/detokenize", lambda says, asked: {"text": ["?"] * 4}, "decoding", "warning", "'?' there"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -185,9 +192,25 @@ def test_an_answer_that_is_not_as_it_should_be_is_named(
     assert finding.way_out
 
 
+def test_a_server_that_spells_the_problem_otherwise_is_sent_no_token_ids(policy: Server) -> None:
+    found = spoilt(policy, changing(policy, "/v1/tokenize", respelt))
+    assert {"load report", "tokenizer", "chat template", "version"} <= found.keys()
+    assert (
+        not {"decoding", "log-probabilities", "continuation", "abort", "cached tokens", "stop strings"} & found.keys()
+    )
+
+
+def test_another_models_tokenizer_is_the_one_thing_said_of_its_server(reward: Server, tmp_path: Path) -> None:
+    other = build(tmp_path, "Llama")
+    (finding,) = asyncio.run(examine([Examined("verifier", reward.url, {"tokenizer": other})], CASE))
+    assert (finding.check, finding.status) == ("tokenizer", "problem")
+    assert "tts.toml" in finding.way_out
+
+
 def test_an_awkward_text_that_is_spelled_otherwise_is_no_other_model(policy: Server) -> None:
     def otherwise(says: Any, asked: Any) -> Any:
-        return {**says, "tokens": [says["tokens"][0], *([1] for _ in says["tokens"][1:])]}
+        others = [says["tokens"][0], *([1] for _ in says["tokens"][1:])]
+        return {**says, "tokens": others} if QUESTION in asked["prompt"] else says
 
     finding = spoilt(policy, changing(policy, "/v1/tokenize", otherwise))["tokenizer"]
     assert finding.status == "warning"

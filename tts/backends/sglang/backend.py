@@ -16,6 +16,7 @@ from tts.backends.prompt import Prompter
 from tts.backends.sglang.about import Facts, ask, basename, folder_of, info_of, read_config
 from tts.backends.sglang.draft import Draft, attempt_id
 from tts.backends.sglang.fleet import Errand, Fleet
+from tts.backends.sglang.likeness import check_alike
 from tts.backends.sglang.replica import Replica
 from tts.backends.sglang.warmth import Chain, chain
 from tts.backends.sglang.wire import Failure, Wire, looks, readout
@@ -69,15 +70,15 @@ class SGLangBackend:
         patience: float = PATIENCE,
     ) -> Self:
         """Ask the servers at `urls` what they serve. Raises `BackendError` where none is there, `UsageError` where they
-        serve different models or the tokenizer cannot be found."""
+        serve different models or the tokenizer cannot be found or is another model's."""
         if not urls:
             raise UsageError("the SGLang backend needs a server: --backend sglang:http://HOST:PORT")
         replicas = [await _replica(url, api_key, patience) for url in dict.fromkeys(urls)]
         first = replicas[0].facts
-        for replica in replicas[1:]:
-            _check_same(first, replica)
         facts = Facts(first, folder_of(first, tokenizer))
         prompter = Prompter(facts.folder, template, variables)
+        for replica in replicas:
+            _check_same(facts, prompter, replica)
         backend = cls(replicas, facts, name or basename(first), patience, api_key, prompter)
         said = {"context": context and min(context, backend.info.context), "parameters": parameters}
         backend.info = backend.info.model_copy(update={key: value for key, value in said.items() if value})
@@ -95,7 +96,7 @@ class SGLangBackend:
     async def add(self, url: str) -> None:
         """One more replica, from now on."""
         replica = await _replica(url, self._key, self._patience)
-        _check_same(self._facts.server, replica)
+        _check_same(self._facts, self.speller.prompter, replica)
         self._fleet.add(replica)
 
     def drain(self, url: str) -> None:
@@ -236,10 +237,12 @@ async def _replica(url: str, key: str | None, patience: float) -> Replica:
         await wire.close()
 
 
-def _check_same(facts: Mapping[str, Any], replica: Replica) -> None:
-    mine, theirs = ((basename(each), each.get("weight_version")) for each in (facts, replica.facts))
+def _check_same(facts: Facts, prompter: Prompter, replica: Replica) -> None:
+    """Refuse a replica of another model, or one that spells otherwise: before it is sent the first token id."""
+    mine, theirs = ((basename(each), each.get("weight_version")) for each in (facts.server, replica.facts))
     if mine != theirs:
         raise UsageError(f"{replica.url} serves {theirs[0]}, and the others {mine[0]}; replicas serve the same model")
+    check_alike(prompter, facts.folder, replica.url, replica.facts["spelt"])
 
 
 def _aborted(told: Mapping[str, Any], halt: Halt) -> tuple[None, int, int]:

@@ -62,7 +62,7 @@ EVAL_EXIT_CODES = """\b
 Exit codes:
   0    done; problems that failed count as wrong and are listed
   2    bad usage
-  4    every problem failed
+  4    every problem failed, or a model is gone; what was written is kept
   130  Ctrl-C; what was written is kept"""
 
 

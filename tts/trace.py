@@ -22,7 +22,10 @@ class Books:
         self._usages: dict[Role, list[Usage]] = {}
         self.finished = self.truncated = self.failed = 0
         self.reasons: set[Reason] = set()
-        self.errors: list[str] = []
+        self.errors: dict[Role, list[str]] = {}
+        """What failed calls said, by whom was asked."""
+        self.answered: set[Role] = set()
+        """Who was asked and did not always fail."""
         self._held: dict[str, Held] = {}
         self._ends: dict[str, tuple[int, str, float]] = {}
         self._resident = Resident()
@@ -82,7 +85,9 @@ class Books:
         if settled.reason is not None:
             self.reasons.add(settled.reason)
         if settled.outcome == "failed":
-            self.errors.append(settled.error or "")
+            self.errors.setdefault(settled.role, []).append(settled.error or "")
+        elif settled.outcome == "completed":
+            self.answered.add(settled.role)
         usage = usage_of(settled)
         if usage is None or settled.outcome == "lost":
             self.lost += int(settled.spend.tokens) - (usage.completion_tokens if usage else 0)

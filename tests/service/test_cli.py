@@ -164,7 +164,7 @@ def test_a_backend_that_always_fails_is_exit_4_with_the_bill() -> None:
 def test_failed_samples_are_shown_beside_the_answer() -> None:
     result = solve("--backend", "fake:tests.handlers:half_broken")
     assert result.exit_code == 0
-    assert "calls failed: connection refused" in result.stdout
+    assert "calls of the policy failed: connection refused" in result.stdout
 
 
 def test_prices_make_the_bill_name_dollars(tmp_path: Path) -> None:

@@ -204,12 +204,41 @@ def test_with_no_replica_left_the_job_fails_and_says_who_is_gone(policy: Server)
         async with proxy(policy, nothing) as url:
             backend = await SGLangBackend.open([url], patience=1.0)
         try:
-            with pytest.raises(NoSamples, match=r"every model call failed: .*(cannot be reached|no replica answers)"):
-                await voted(backend, n=3)
+            for patience in (3.0, 0.5):
+                began = time.monotonic()
+                with pytest.raises(
+                    NoSamples, match=r"every model call failed: .*(cannot be reached|no replica answers)"
+                ):
+                    await voted(backend, n=3)
+                assert time.monotonic() - began < patience, "only the first job waits for somebody to answer"
         finally:
             await backend.aclose()
 
     asyncio.run(run())
+
+
+def test_a_reward_model_that_is_gone_is_waited_for_once_and_said_to_be(policy: Server, reward: Server) -> None:
+    async def nothing(asked: web.Request, session: ClientSession) -> None:
+        return None
+
+    async def run() -> tuple[Result, float]:
+        async with proxy(reward, nothing) as url:
+            models = {
+                "policy": await SGLangBackend.open([policy.url]),
+                "verifier": await SGLangBackend.open([url], patience=1.0),
+            }
+        began, scorer = time.monotonic(), ProcessReward(form="lab", how="prod")
+        try:
+            result = await solve(PROBLEM, ETS(n=4), models, scorer=scorer, budget=Budget(tokens=4_000), sampling=DRAWN)
+            return result, time.monotonic() - began
+        finally:
+            for backend in models.values():
+                await backend.aclose()
+
+    result, took = asyncio.run(run())
+    assert took < 8.0, "a search of a dozen steps"
+    assert any("calls of the verifier failed, so its scores are missing: " in note for note in result.notes)
+    assert result.answer is None or "weighted" not in result.answer.chosen
 
 
 @pytest.mark.parametrize("seconds", [1.0])

@@ -63,7 +63,7 @@ class Speller:
         unknown = next((i for i in ids if not 0 <= i < self._vocabulary), None)
         if unknown is not None:
             raise UsageError(
-                f"{self._name} has no token {unknown}, its last one is {self._vocabulary - 1}; where nobody named that "
+                f"{self._name} has no token {unknown}; its last one is {self._vocabulary - 1}: where nobody named that "
                 "token, the tokenizer is another model's"
             )
 

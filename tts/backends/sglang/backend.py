@@ -93,6 +93,11 @@ class SGLangBackend:
         """Those that serve now."""
         return tuple(self._fleet.replicas)
 
+    @property
+    def gone(self) -> str | None:
+        """Why nobody can be asked, where a call has waited for it in vain; None while somebody can."""
+        return self._fleet.gone
+
     async def add(self, url: str) -> None:
         """One more replica, from now on."""
         replica = await _replica(url, self._key, self._patience)

@@ -187,7 +187,7 @@ def _bill(result: Result, strategy: str) -> RenderableType:
     usage = result.usage.get("policy")
     prompt = f", {usage.prompt_tokens:,} prompt ({usage.cached_tokens:,} cached)" if usage else ""
     lost = f" ({bill.lost:,} of them lost)" if bill.lost else ""
-    usd = "no price known" if bill.usd is None else f"${bill.usd:.6f}"
+    usd = f"no price known for {', '.join(bill.unpriced)}" if bill.usd is None else f"${bill.usd:.6f}"
     read = sum(use.prompt_tokens - use.cached_tokens for role, use in result.usage.items() if role != "policy")
     prompt += f", {read:,} read by the verifier" if read else ""
     return Text(

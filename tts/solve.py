@@ -186,7 +186,7 @@ async def _end(job: Job, answer: Answer | None, notes: list[str], cut_short: boo
 
 def _result(job: Job, answer: Answer | None, ended: Ended, notes: list[str]) -> Result:
     spent = job.books.spent
-    priced = all(tariff.price is not None for tariff in job.tariffs.values())
+    unpriced = sorted({tariff.model.name for tariff in job.tariffs.values() if tariff.price is None})
     failures = [_failure(job, role) for role in job.books.errors]
     if uncertain := job.books.uncertain:
         failures.append(
@@ -200,8 +200,9 @@ def _result(job: Job, answer: Answer | None, ended: Ended, notes: list[str]) -> 
             tokens=int(spent.tokens),
             lost=job.books.lost,
             seconds=ended.at,
-            usd=spent.usd if priced else None,
+            usd=None if unpriced else spent.usd,
             flops=spent.flops,
+            unpriced=tuple(unpriced),
         ),
         samples=job.books.samples,
         confidence=None,

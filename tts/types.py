@@ -423,13 +423,14 @@ class Samples(Noun):
 class Bill(Noun):
     """What the job cost. `tokens` is all that any model generated, `lost` included: what was in flight when
     a process died or a call failed, charged because it may have been generated. `usd` is None while a model
-    has no price."""
+    has no price: one of `unpriced`."""
 
     tokens: NonNegativeInt
     lost: NonNegativeInt
     seconds: NonNegativeFloat
     usd: NonNegativeFloat | None
     flops: NonNegativeFloat
+    unpriced: tuple[str, ...] = ()
 
 
 class Call(Noun):

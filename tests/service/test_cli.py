@@ -77,6 +77,15 @@ def test_markup_in_an_answer_is_text() -> None:
     assert result.exit_code == 0
 
 
+def test_a_bill_without_a_price_names_the_model_that_lacks_one(tmp_path: Path) -> None:
+    assert "no price known for fake;" in solve().stdout
+    prices = tmp_path / "prices.toml"
+    prices.write_text("[fake]\nprompt = 1.0\ncompletion = 2.0\n")
+    told = json.loads(solve("--json", "--prices", str(prices)).stdout)
+    assert told["bill"]["usd"] > 0
+    assert told["bill"]["unpriced"] == []
+
+
 def test_parameters_may_follow_a_strategys_name() -> None:
     told = json.loads(solve("-s", "best_of_n:n=3", "--json").stdout)
     assert told["samples"]["finished"] == 3

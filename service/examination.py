@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from tts.backends.prompt import Prompter
@@ -18,10 +20,11 @@ from tts.backends.sglang.about import SAME
 from tts.backends.sglang.replica import Replica, capacity_of
 from tts.backends.sglang.wire import Wire, readout, said
 from tts.errors import UsageError, counted
+from tts.journal import Record, Settled
 from tts.run import Run
 from tts.solve import solve
 from tts.strategy import Strategy, Verifier
-from tts.types import Answer, Budget, Need, Noun, Path, Problem
+from tts.types import Answer, Budget, Need, Noun, Path, Problem, Verdicts
 
 Status = Literal["ok", "warning", "problem"]
 Facts = Mapping[str, Any]
@@ -41,6 +44,8 @@ ABORTING = 2.0
 """Seconds within which an aborted generation has to end."""
 ROUNDING = 0.25
 """Log-probabilities that differ by less may come from kernels that round differently: the step of bfloat16 logits."""
+NEGLIGIBLE = 0.01
+"""The chance of all answers together below which a model does not answer what it is asked."""
 LONGEST_PAGE = 16
 COLOURS: Mapping[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 LOG = "see the server's log"
@@ -388,11 +393,14 @@ async def stop_strings(patient: Patient) -> Outcome:
 async def telling_apart(patient: Patient) -> Outcome:
     """The verifier does what it does in a job: one that cannot read says so here."""
     pair = (patient.case.good, patient.case.bad)
-    (good, notes), (bad, _) = await asyncio.gather(*(_weighed(patient, each) for each in pair))
-    if good is None or bad is None:
-        return Outcome("problem", f"no score: {'; '.join(notes) or 'nothing was read'}", LOG)
-    seen = f"{good:.3g} for a good solution and {bad:.3g} for a bad one"
-    if good > bad:
+    good, bad = await asyncio.gather(*(_weighed(patient, each) for each in pair))
+    if good.score is None or bad.score is None:
+        return Outcome("problem", f"no score: {'; '.join(good.notes) or 'nothing was read'}", LOG)
+    seen = f"{good.score:.3g} for a good solution and {bad.score:.3g} for a bad one"
+    if good.mass is not None and good.mass < NEGLIGIBLE:
+        seen += f", and of a good one it says what it is asked about with a chance of {good.mass:.1g}"
+        return Outcome("warning", seen, "serve a model that was trained for this form, or choose its own form=…")
+    if good.score > bad.score:
         return ok(seen)
     way_out = "choose another --verifier-param form=…, or name a pair such as it was trained on: --problem --good --bad"
     return Outcome("warning", seen, way_out)
@@ -414,15 +422,41 @@ class Weighing(Strategy):
         yield Answer(text=self.text, path=path, extracted=True, support=0.0, chosen=self.name)
 
 
-async def _weighed(patient: Patient, text: str) -> tuple[float | None, Sequence[str]]:
-    verifier = patient.case.verifier
+class Weight(NamedTuple):
+    """What a verifier says of a solution; `mass` is the chance, at the median of the places looked at, that its model
+    says any of the tokens that it is asked about. None where it is asked about classes, or nothing was read."""
+
+    score: float | None
+    mass: float | None
+    notes: Sequence[str]
+
+
+async def _weighed(patient: Patient, text: str) -> Weight:
+    verifier, read = patient.case.verifier, list[Verdicts]()
     assert verifier is not None
     assert verifier.reads is not None
+
+    def observe(record: Record) -> None:
+        if isinstance(record, Settled) and record.verdicts is not None:
+            read.append(record.verdicts)
+
     models = {"policy": patient.backend, verifier.reads: patient.backend}
-    budget = Budget(seconds=LIMIT / 2)
-    result = await solve(patient.case.problem, Weighing(text=text), models, budget=budget, scorer=verifier)
+    result = await solve(
+        patient.case.problem,
+        Weighing(text=text),
+        models,
+        budget=Budget(seconds=LIMIT / 2),
+        scorer=verifier,
+        observe=observe,
+    )
     score = result.answer.path.score if result.answer else None
-    return score.value if score else None, result.notes
+    mass = None if patient.backend.speller.classes else _mass(read)
+    return Weight(score.value if score else None, mass, result.notes)
+
+
+def _mass(read: Sequence[Verdicts]) -> float | None:
+    places = [sum(map(math.exp, look)) for verdicts in read for looks in verdicts.pieces or () for look in looks]
+    return median(places) if places else None
 
 
 class Check(NamedTuple):

@@ -98,8 +98,12 @@ def check_reader(asker: Verifier | Strategy, reader: Backend | None, problem: Pr
     if "prefill_score" not in reader.info.capabilities:
         raise UsageError(f"{asker.name} needs prefill_score from its model, and {reader.info.name} does not offer it")
     sheet = asker.trial(problem)
-    if sheet is not None and isinstance(reader, Reader):
+    if sheet is None or not isinstance(reader, Reader):
+        return
+    try:
         reader.sheet_tokens(sheet)
+    except UsageError as error:
+        raise UsageError(f"{asker.name}{asker.manner} cannot ask {reader.info.name}: {error}") from error
 
 
 def check(

@@ -246,7 +246,7 @@ def test_behind_a_router_its_workers_are_asked_what_it_does_not_pass_on(policy: 
     ("form", "status", "way_out"),
     [
         ("qwen", "problem", "or its form=…, that it was trained for"),
-        ("rlhflow", "warning", "another --verifier-param form=…"),
+        ("rlhflow", "warning", "form=…"),
     ],
 )
 def test_a_verifier_asked_in_another_form_than_its_own_is_found_out(
@@ -256,6 +256,16 @@ def test_a_verifier_asked_in_another_form_than_its_own_is_found_out(
     (finding,) = [each for each in examined(("verifier", reward.url), case=case) if each.check == "good and bad"]
     assert finding.status == status
     assert way_out in finding.way_out
+
+
+@pytest.mark.parametrize("form", ["lab", "rlhflow"])
+def test_a_policy_in_the_place_of_a_reward_model_is_found_out(policy: Server, form: Any) -> None:
+    """Its scores may even be in the right order: it has them of tokens that it never says."""
+    case = Case(ASKED, RIGHT, WRONG, ProcessReward(model="sglang:", form=form, how="prod"))
+    (finding,) = [each for each in examined(("verifier", policy.url), case=case) if each.check == "good and bad"]
+    assert finding.status == "warning"
+    assert "with a chance of " in finding.seen
+    assert "form" in finding.way_out
 
 
 def test_a_verifier_that_likes_the_bad_solution_better_is_found_out(reward: Server) -> None:

@@ -380,7 +380,10 @@ def test_the_labs_form_says_what_the_labs_own_code_says() -> None:
 @pytest.mark.parametrize(
     ("verifier", "words"),
     [
-        (ProcessReward(form="lab"), "gives classes"),
+        (
+            ProcessReward(form="lab"),
+            r"prm with form=lab \(others: math_shepherd, rlhflow, qwen\) cannot ask .* gives classes",
+        ),
         (Judge(yes="Y", no="N"), "gives classes"),
         (OutcomeReward(end="<nothing>"), "this tokenizer has no token for the mark"),
     ],

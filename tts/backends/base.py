@@ -127,6 +127,6 @@ def is_virtual(backend: Backend) -> bool:
 
 
 def gone(backend: Backend) -> str | None:
-    """Why nobody can be asked any more, where a backend knows, and says so in `gone`: what comes next will fail, too."""
+    """Why nobody can be asked any more, where a backend knows and says so in `gone`: what comes next will fail."""
     told: str | None = getattr(backend, "gone", None)
     return told

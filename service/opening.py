@@ -32,6 +32,8 @@ def opened(scheme: str, rest: str, settings: Mapping[str, Any], profiles: Iterab
         return _sglang(rest, settings)
     if scheme == "litellm":
         return _litellm(rest, settings)
+    if scheme in ("http", "https"):
+        raise UsageError(f"{scheme}:{rest} is an address; a model that SGLang serves there is sglang:{scheme}:{rest}")
     raise unknown("backend", scheme, (*KINDS, *profiles))
 
 

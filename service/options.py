@@ -156,14 +156,13 @@ def spelled_out(name: str) -> tuple[str, str, dict[str, Any]]:
 
 def _settings(scheme: str, profile: Profile, mode: Mode) -> dict[str, Any]:
     """What a profile says. What a kind of backend cannot be told is refused, not dropped."""
-    template = profile.chat_template.read_text(encoding="utf-8") if profile.chat_template else None
-    spelled = {"template": template, "variables": mode.template or None}
+    spelled = {"template": _template(profile), "variables": mode.template or None}
     given: dict[str, Any] = {
         "name": profile.name,
         "tokenizer": profile.tokenizer,
         "context": profile.context,
         "parameters": profile.parameters,
-        "api_key": os.environ.get(profile.api_key_env) if profile.api_key_env else None,
+        "api_key": _key(profile),
         **spelled,
     }
     known = {"sglang": set(given), "local": set(spelled), "litellm": {"context", "parameters"}}
@@ -171,6 +170,23 @@ def _settings(scheme: str, profile: Profile, mode: Mode) -> dict[str, Any]:
     if surplus := settings.keys() - known.get(scheme, set()):
         raise UsageError(f"the profile's {min(surplus)} means nothing to a {scheme} backend; leave it out")
     return settings
+
+
+def _template(profile: Profile) -> str | None:
+    """The chat template that is used instead of the model's own."""
+    try:
+        return profile.chat_template.read_text(encoding="utf-8") if profile.chat_template else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read the profile's chat_template {profile.chat_template}: {one_line(error)}"
+        ) from error
+
+
+def _key(profile: Profile) -> str | None:
+    """The server's key."""
+    if profile.api_key_env and not os.environ.get(profile.api_key_env):
+        raise UsageError(f"the profile's api_key_env names {profile.api_key_env}, and the environment has none; set it")
+    return os.environ[profile.api_key_env] if profile.api_key_env else None
 
 
 def open_backend(name: str) -> Backend:

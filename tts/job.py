@@ -32,6 +32,8 @@ class Job:
     books: Books
     halt: Halt = field(default_factory=Halt)
     over: bool = False
+    stepwise: bool = False
+    """Whether steps were asked for."""
     best: Path | None = None
     _promise: tuple[bool, int, float] = (False, 0, 0.0)
     _since: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -206,9 +206,23 @@ def _result(job: Job, answer: Answer | None, ended: Ended, notes: list[str]) -> 
         ),
         samples=job.books.samples,
         confidence=None,
-        notes=(*notes, *failures),
+        notes=(*notes, *failures, *_unseen(job)),
         trace=job.books.trace,
     )
+
+
+def _unseen(job: Job) -> Iterator[str]:
+    """What should have been seen in samples, and was in none."""
+    books, problem = job.books, job.header.problem
+    if not books.finished + books.truncated:
+        return
+    if problem.kind.after and not books.thought:
+        yield (
+            f"no sample ended its thinking with {problem.kind.after!r}: give more --max-tokens, or choose a mode that "
+            "does not think; where the model ends it otherwise, say so in think_end of its profile"
+        )
+    if job.stepwise and not books.stepped:
+        yield f"no step ended with {problem.step_end!r}, so whole samples were compared; name what does with --step-end"
 
 
 def _failure(job: Job, role: Role) -> str:

@@ -41,6 +41,14 @@ max_tokens = 20
 backend = "fake:tests.handlers:slow"
 price = { prompt = 3.0, completion = 4.0 }
 
+[models.templated]
+backend = "local:"
+chat_template = "nowhere.jinja"
+
+[models.locked]
+backend = "sglang:http://127.0.0.1:9"
+api_key_env = "NO_SUCH_KEY"
+
 [models.far]
 backend = "fake:tests.handlers:quick"
 tokenizer = "somewhere"
@@ -92,6 +100,9 @@ def test_a_search_over_steps_of_free_thinking_is_refused() -> None:
     [
         ("quick:fast", "unknown mode 'fast'"),
         ("quik", "unknown backend 'quik'; did you mean 'quick'"),
+        ("templated", "cannot read the profile's chat_template nowhere.jinja: "),
+        ("locked", "the profile's api_key_env names NO_SUCH_KEY, and the environment has none; set it"),
+        ("http://a:30000", "is an address; a model that SGLang serves there is sglang:http://a:30000"),
         ("far", "the profile's tokenizer means nothing to a fake backend"),
     ],
 )
@@ -99,6 +110,7 @@ def test_what_a_profile_cannot_do_is_said(backend: str, said: str) -> None:
     refused = solve("--backend", backend)
     assert refused.exit_code == 2
     assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_a_file_that_is_named_and_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

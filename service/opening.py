@@ -55,7 +55,8 @@ def _sglang(urls: str, settings: Mapping[str, Any]) -> Backend:
         from tts.backends.sglang import SGLangBackend
     except ModuleNotFoundError as error:
         raise UsageError(f"the SGLang backend needs {error.name}; pip install 'test-time-scaling[sglang]'") from error
-    return asyncio.run(SGLangBackend.open([url for url in urls.split(",") if url], **settings))
+    notice = partial(click.echo, err=True)
+    return asyncio.run(SGLangBackend.open([url for url in urls.split(",") if url], notice=notice, **settings))
 
 
 def _litellm(model: str, settings: Mapping[str, Any]) -> Backend:

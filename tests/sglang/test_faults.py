@@ -264,6 +264,34 @@ def test_a_slow_reward_model_does_not_break_the_deadline(policy: Server, reward:
     assert took < seconds + backend_grace() + 1.0
 
 
+def test_a_replica_that_is_not_there_at_the_start_joins_when_it_is(policy: Server, twin: Server) -> None:
+    said: list[str] = []
+    up = False
+
+    async def down(asked: web.Request, session: ClientSession) -> web.Response | None:
+        return None if up else web.Response(status=503)
+
+    async def run() -> None:
+        nonlocal up
+        async with proxy(twin, down) as url:
+            backend = await SGLangBackend.open([url, policy.url], notice=said.append)
+            try:
+                await voted(backend, n=2)
+                assert [each.url for each in backend.replicas] == [policy.url]
+                up, ends = True, time.monotonic() + 20
+                while len(backend.replicas) < 2 and time.monotonic() < ends:
+                    await voted(backend, n=2)
+                    await asyncio.sleep(0.5)
+                assert [each.url for each in backend.replicas] == [policy.url, url]
+            finally:
+                await backend.aclose()
+
+    asyncio.run(run())
+    without, joined = said
+    assert "going on without a replica" in without
+    assert "answers now" in joined
+
+
 def test_a_replica_that_drains_gets_nothing_new_and_goes(policy: Server, twin: Server) -> None:
     async def run(backend: SGLangBackend) -> None:
         backend.drain(policy.url)

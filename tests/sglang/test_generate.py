@@ -148,6 +148,11 @@ def test_nobody_at_the_address_is_said_in_one_line() -> None:
         connected(["http://127.0.0.1:9"], lambda backend: backend.generate(request(backend)))
 
 
+def test_the_address_of_the_openai_endpoints_is_told_from_the_servers() -> None:
+    with pytest.raises(UsageError, match="leave out /v1"):
+        asyncio.run(SGLangBackend.open(["http://127.0.0.1:9/v1"]))
+
+
 def test_replicas_of_different_models_are_refused(policy: Server, reward: Server) -> None:
     with pytest.raises(UsageError, match="serves chain-2m-prm, and the others chain-2m"):
         connected([policy.url, reward.url], lambda backend: backend.generate(request(backend)))

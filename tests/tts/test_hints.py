@@ -17,8 +17,11 @@ THINKING = Problem.ask("6 * 7?", Maths(after="</think>"))
 
 
 def saying(text: str) -> FakeBackend:
+    """Says the text, and nothing more where that has begun."""
+
     def handler(request: Request) -> Reply:
-        return Reply(text, probability=0.5)
+        begun = "".join(step.text for step in request.path.steps)
+        return Reply(text.removeprefix(begun), probability=0.5)
 
     return FakeBackend(handler)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path as File
 from typing import Any, Self
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from tts.backends.base import Reading, Request
 from tts.backends.prompt import Prompter
 from tts.backends.sglang.about import Facts, ask, basename, folder_of, info_of, read_config
+from tts.backends.sglang.absent import Absent
 from tts.backends.sglang.draft import Draft, attempt_id
 from tts.backends.sglang.fleet import Errand, Fleet
 from tts.backends.sglang.likeness import check_alike
@@ -35,6 +36,10 @@ USUAL = 256.0
 """Tokens that a continuation is expected to have, until some have come."""
 
 
+def _say_nothing(words: str) -> None:
+    """Who opens a model without a `notice` wants none."""
+
+
 class SGLangBackend:
     """One model, served by the replicas at `urls`: `await SGLangBackend.open(urls)`.
 
@@ -54,6 +59,7 @@ class SGLangBackend:
         self._fleet = Fleet(replicas, patience)
         self._facts, self._patience, self._key = facts, patience, key
         self._usual = USUAL
+        self._absent = Absent((), self.add, _say_nothing)
 
     @classmethod
     async def open(
@@ -68,12 +74,22 @@ class SGLangBackend:
         variables: Mapping[str, Any] | None = None,
         api_key: str | None = None,
         patience: float = PATIENCE,
+        notice: Callable[[str], None] = _say_nothing,
     ) -> Self:
-        """Ask the servers at `urls` what they serve. Raises `BackendError` where none is there, `UsageError` where they
-        serve different models or the tokenizer cannot be found or is another model's."""
+        """Ask the servers at `urls` what they serve. One that does not answer joins the others when it does; `notice`
+        is told. Raises `BackendError` where none is there, `UsageError` where they serve different models or the
+        tokenizer cannot be found or is another model's."""
         if not urls:
             raise UsageError("the SGLang backend needs a server: --backend sglang:http://HOST:PORT")
-        replicas = [await _replica(url, api_key, patience) for url in dict.fromkeys(urls)]
+        distinct = list(dict.fromkeys(urls))
+        told = await asyncio.gather(*(_asked(url, api_key, patience) for url in distinct))
+        asked = dict(zip(distinct, told, strict=True))
+        replicas = [each for each in asked.values() if isinstance(each, Replica)]
+        failures = {url: each for url, each in asked.items() if isinstance(each, BackendError)}
+        if not replicas:
+            raise next(iter(failures.values()))
+        for failure in failures.values():
+            notice(f"going on without a replica, which joins when it answers: {failure}")
         first = replicas[0].facts
         facts = Facts(first, folder_of(first, tokenizer))
         prompter = Prompter(facts.folder, template, variables)
@@ -82,10 +98,12 @@ class SGLangBackend:
         backend = cls(replicas, facts, name or basename(first), patience, api_key, prompter)
         said = {"context": context and min(context, backend.info.context), "parameters": parameters}
         backend.info = backend.info.model_copy(update={key: value for key, value in said.items() if value})
+        backend._absent = Absent(failures, backend.add, notice)
         return backend
 
     async def aclose(self) -> None:
         """Let go of all connections."""
+        await self._absent.close()
         await self._fleet.close()
 
     @property
@@ -159,6 +177,7 @@ class SGLangBackend:
     async def _placed(self, errand: Errand, attempt: int) -> AsyncIterator[Replica | None]:
         """A replica, once it is the call's turn there; None where a halt came first. A failure is remembered, and is
         one of the call's only at its last attempt."""
+        self._absent.look()
         replica = await self._fleet.place(errand)
         if replica is None:
             yield None
@@ -232,9 +251,19 @@ class SGLangBackend:
         return tuple(reply["embedding"]), told["prompt_tokens"] - cached
 
 
+async def _asked(url: str, key: str | None, patience: float) -> Replica | BackendError:
+    """A replica, or why it is none yet."""
+    try:
+        return await _replica(url, key, patience)
+    except BackendError as failure:
+        return failure
+
+
 async def _replica(url: str, key: str | None, patience: float) -> Replica:
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{url!r} is no address of a server; it begins with http:// or https://")
+    if url.rstrip("/").endswith("/v1"):
+        raise UsageError(f"{url} is the address of the OpenAI endpoints; leave out /v1: the server's own are asked")
     wire = Wire(url.rstrip("/"), key)
     try:
         return Replica(wire, await ask(wire), patience)

@@ -44,6 +44,8 @@ ABORTING = 2.0
 """Seconds within which an aborted generation has to end."""
 ROUNDING = 0.25
 """Log-probabilities that differ by less may come from kernels that round differently: the step of bfloat16 logits."""
+SHORTEST = 256
+"""Tokens of KV cache for each request below which they are more than a server can hold, whatever they are."""
 NEGLIGIBLE = 0.01
 """The chance of all answers together below which a model does not answer what it is asked."""
 LONGEST_PAGE = 16
@@ -247,6 +249,11 @@ POLICY_SETTINGS = (
         "each piece repeats all before it: quadratic in a text's length", "warning", "--incremental-streaming-output",
     ),
     Setting(
+        "requests at once", lambda f: f["each"] >= SHORTEST, "{at_once}, with {each} tokens of KV cache each",
+        "{at_once}, with {each} tokens of KV cache each: a full cache retracts requests and reads them again",
+        "warning", "--max-running-requests N, the tokens of KV cache divided by a path's mean length",
+    ),
+    Setting(
         "determinism", lambda f: f["enable_deterministic_inference"], "on: seeds of requests hold",
         "off: seeds of requests are ignored", "ok", "--enable-deterministic-inference, if they are wanted",
     ),
@@ -260,6 +267,8 @@ def known(facts: Facts) -> Facts:
         lambda: None,
         {
             **facts,
+            "at_once": at_once,
+            "each": total // max(1, at_once),
             "fitting": min(at_once, total // max(1, context)),
             "capacity": f"{total:,} tokens of KV cache, {context:,} of context, {at_once:,} requests at once",
         },

@@ -10,10 +10,11 @@ from click.testing import CliRunner, Result
 
 from evals.records import ROWS, Cell, Row
 from service.commands import cli
-from service.options import prices_of
+from service.options import prices_of, strategy_of, verifier_of
 from tests.handlers import quick
 from tts.backends.fake import FAKE, FakeBackend
 from tts.lines import read_lines
+from tts.profile import read_profiles
 
 PROFILES = """
 [models.quick]
@@ -160,3 +161,17 @@ def test_a_readers_profile_says_what_it_costs() -> None:
     policy, reader = (FakeBackend(quick, FAKE.model_copy(update={"name": name})) for name in ("policy", "judge"))
     prices = prices_of(None, [policy, reader], "quick", {"reader": reader})
     assert {name: price.prompt for name, price in prices.items()} == {"policy": 1.0, "judge": 3.0}
+
+
+@pytest.mark.parametrize("page", ["profiles.md", "deployment.md"])
+def test_the_profiles_in_the_docs_can_be_read_and_what_they_name_is_there(page: str, tmp_path: File) -> None:
+    text = File("docs", page).read_text(encoding="utf-8")
+    block = next(each for each in text.split("```toml\n")[1:] if each.startswith("[models."))
+    (tmp_path / "tts.toml").write_text(block.partition("```")[0])
+    profiles = read_profiles(tmp_path / "tts.toml")
+    for profile in profiles.values():
+        strategy = strategy_of(profile.strategy or "single")
+        verifier = verifier_of(profile.verifier or "confidence", ())
+        assert getattr(verifier, "model", "") in ("", *profiles)
+        largest = getattr(strategy, "n", 1) * max(mode.max_tokens or 0 for mode in profile.modes.values())
+        assert profile.budget is None or profile.budget.tokens is None or profile.budget.tokens >= largest

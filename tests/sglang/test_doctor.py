@@ -31,9 +31,20 @@ ASKED = ask(QUESTION, "text", "", "\\n")
 CASE = Case(ASKED, RIGHT, WRONG, LAB)
 POLICY_CHECKS = {
     *("reachable", "version", "address", "metrics", "cache report", "prefix cache", "page size", "room", "schedule"),
-    *("tokenizers", "original log-probs", "streams", "determinism", "load report", "tokenizer", "decoding"),
+    *(
+        "tokenizers",
+        "original log-probs",
+        "streams",
+        "requests at once",
+        "determinism",
+        "load report",
+        "tokenizer",
+        "decoding",
+    ),
     *("chat template", "log-probabilities", "continuation", "abort", "cached tokens", "stop strings"),
 }
+WARNED = {"streams", "reachable", "requests at once"}
+"""What a server of the tests may be warned about: it is started without the flags, and beside other work."""
 Change = Callable[[Any, Any], Any]
 """What a server says and what it was asked, and what it is made to have said."""
 
@@ -83,7 +94,7 @@ def test_servers_that_are_well_have_no_problem(policy: Server, reward: Server) -
     found = examined(("policy", policy.url), ("verifier", reward.url))
     assert {each.check for each in found if each.role == "policy"} == POLICY_CHECKS
     assert not [each for each in found if each.status == "problem"]
-    assert {each.check for each in found if each.status == "warning"} <= {"streams", "reachable"}
+    assert {each.check for each in found if each.status == "warning"} <= WARNED
     assert {each.server for each in found if each.check == "good and bad"} == {reward.url}
     assert all(each.way_out for each in found if each.status != "ok")
 
@@ -113,6 +124,15 @@ def test_a_launch_flag_that_helps_is_seen(policy: Server) -> None:
     found = spoilt(policy, changing(policy, "/server_info", told(said)))
     for check in ("streams", "determinism"):
         assert (found[check].status, found[check].way_out) == ("ok", "")
+
+
+@pytest.mark.parametrize(("at_once", "status"), [(4096, "warning"), (128, "ok")])
+def test_more_requests_at_once_than_the_cache_can_hold_are_too_many(policy: Server, at_once: int, status: str) -> None:
+    said = {"internal_states": [], "max_running_requests": at_once}
+    finding = spoilt(policy, changing(policy, "/server_info", told(said)))["requests at once"]
+    assert finding.status == status
+    assert f"{65_536 // at_once} tokens of KV cache each" in finding.seen
+    assert ("--max-running-requests" in finding.way_out) is (status == "warning")
 
 
 def test_a_server_of_one_request_at_a_time_has_no_room(policy: Server) -> None:
@@ -239,7 +259,7 @@ def test_behind_a_router_its_workers_are_asked_what_it_does_not_pass_on(policy: 
     found = spoilt(policy, routing)
     assert found["address"].status == "warning"
     assert policy.url in found["address"].seen
-    assert {name for name, each in found.items() if each.status != "ok"} <= {"address", "streams", "reachable"}
+    assert {name for name, each in found.items() if each.status != "ok"} <= {*WARNED, "address"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""From what a caller asks to what a worker is told; whatever cannot be done is refused here, if it can be known here."""
+"""From what a caller asks to what a worker is told. What cannot be done is refused here, as far as it can be known."""
 
 from __future__ import annotations
 

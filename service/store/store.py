@@ -110,11 +110,12 @@ class Store:
         *,
         store: bool = True,
         batch: Budget | None = None,
+        order: Sequence[int] = (0,),
         idempotency: str | None = None,
         digest: str = "",
     ) -> str:
-        """Take jobs, all of them or none: one, or a batch with one budget. The id of the job or batch; that of an
-        earlier one where the idempotency key was used before. Raises `Refusal`."""
+        """Take jobs, all of them or none: one, or a batch with one budget, to be run in some `order`. The id of the job
+        or batch; that of an earlier one where the idempotency key was used before. Raises `Refusal`."""
         settings, budget = self.settings, batch or specs[0].budget
         ask: dict[str, Any] = {
             "tenant": tenant,
@@ -128,9 +129,10 @@ class Store:
             "digest": digest,
             "batch": "batch_" + secrets.token_hex(10) if batch else None,
             "budget": _units(batch) if batch else None,
+            "listed": [spec.id for spec in specs] if batch else None,
         }
         given = json.dumps({name: value for name, value in ask.items() if value is not None})
-        jobs = [part for spec in specs for part in (spec.id, spec.model_dump_json())]
+        jobs = [part for i in order for part in (specs[i].id, specs[i].model_dump_json())]
         told, *rest = await self.scripts.run("submit", given, *jobs)
         if told in (b"accepted", b"same"):
             return cast(str, rest[0].decode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path as File
 from typing import Any
@@ -47,9 +48,12 @@ def api(host: str, port: int) -> int:
 
 def worker() -> int:
     """Work on jobs until told to stop."""
+    from celery.platforms import SecurityWarning
+
     from service.worker.celery import app
 
     _log()
+    warnings.filterwarnings("ignore", category=SecurityWarning)  # messages are JSON: root or not is all the same
     app.worker_main(["--quiet", "worker", "--loglevel=WARNING", "--without-gossip", "--without-mingle", "-n", "tts@%h"])
     return 0
 

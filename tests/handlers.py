@@ -42,3 +42,9 @@ def counting(request: Request) -> Reply:
     has a number twice, or not at all."""
     words = [f" {i}" for i in range(1, 701)] + [" so", " \\boxed{700}"]
     return Reply("".join(words[request.path.tokens :]), latency=0.05, per_token=0.006)
+
+
+def wordy(request: Request) -> Reply:
+    """One of three texts, a second each."""
+    texts = ("I would say \\boxed{12}.", "It is \\boxed{7}, I think.", "Surely \\boxed{12}!")
+    return Reply(texts[request.seed % 3], latency=0.2, per_token=0.1)

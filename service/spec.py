@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+import evals.suites  # noqa: F401  their tasks register answer kinds of their own
 from tts.types import Budget, Noun, Problem, Sampling
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "dead"]

@@ -38,8 +38,8 @@ def programs(request: Request) -> Reply:
 
 
 def counting(request: Request) -> Reply:
-    """Counts to 700 from wherever a path has come to, about four seconds; then an answer. A text that was resumed wrongly
-    has a number twice, or not at all."""
+    """Counts to 700 from wherever a path has come to, about four seconds; then an answer. A text that was resumed
+    wrongly has a number twice, or not at all."""
     words = [f" {i}" for i in range(1, 701)] + [" so", " \\boxed{700}"]
     return Reply("".join(words[request.path.tokens :]), latency=0.05, per_token=0.006)
 

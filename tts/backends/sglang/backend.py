@@ -103,9 +103,10 @@ class SGLangBackend:
         self._fleet.drain(url)
 
     async def abort(self, id: str) -> None:
-        """Wherever it was, and whichever attempt it had come to."""
-        ids = [attempt_id(id, attempt) for attempt in range(1, ATTEMPTS + 1)]
-        await asyncio.gather(*(replica.abort(each) for replica in self.replicas for each in ids))
+        """Wherever it was. Nobody waits for that: a server also notices, after some seconds, that its caller has gone,
+        and so it does of a second attempt."""
+        for replica in self.replicas:
+            replica.let_go(attempt_id(id, 1))
 
     def prompt_tokens(self, path: Path) -> int:
         return self.speller.prompt_tokens(path)

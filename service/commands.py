@@ -396,6 +396,87 @@ def doctor(backend: str, **options: Any) -> None:
     guarded(lambda: _extra("doctor", "sglang").doctor(backend, options))
 
 
+@cli.command("up")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Worker processes.")
+@click.option("--backend", help="The model, as for `tts solve`, that requests without one mean.  [default: local]")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=File),
+    default=".tts",
+    show_default=True,
+    help="Where the embedded Valkey keeps jobs and journals; not used where TTS_REDIS_URL names another one.",
+)
+def up(**options: Any) -> None:
+    """Serve on this machine: API, worker, store and model, in the foreground.
+
+    \b
+    tts up
+    tts up --backend sglang:http://gpu1:30000,http://gpu2:30000
+    TTS_REDIS_URL=redis://store:6379/0 tts up --workers 4
+
+    Ctrl-C stops everything; jobs that had not ended go on at the next start.
+    """
+    guarded(lambda: _extra("serving", "service").up(**options))
+
+
+@cli.command("api")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve at.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+def api(host: str, port: int) -> None:
+    """Serve the API alone; workers and the store at TTS_REDIS_URL are elsewhere."""
+    guarded(lambda: _extra("serving", "service").api(host, port))
+
+
+@cli.command("worker")
+def worker() -> None:
+    """Work on the jobs in the store at TTS_REDIS_URL; as many of these as there is to do.
+
+    SIGTERM: claims nothing more, ends what is running within TTS_DRAIN_SECONDS, and hands back the rest.
+    """
+    guarded(lambda: _extra("serving", "service").worker())
+
+
+@cli.group("keys")
+def keys() -> None:
+    """API keys and what their tenants may do, in the store at TTS_REDIS_URL."""
+
+
+@keys.command("create")
+@click.argument("tenant")
+def keys_create(tenant: str) -> None:
+    """Make a key for TENANT and print it; it cannot be shown again."""
+    guarded(lambda: _extra("serving", "service").create_key(tenant))
+
+
+@keys.command("list")
+def keys_list() -> None:
+    """List keys by their ids, and their tenants."""
+    guarded(lambda: _extra("serving", "service").list_keys())
+
+
+@keys.command("revoke")
+@click.argument("id")
+def keys_revoke(id: str) -> None:
+    """End the key ID, at once and everywhere."""
+    guarded(lambda: _extra("serving", "service").revoke_key(id))
+
+
+@keys.command("limit")
+@click.argument("tenant")
+@click.option("--tokens", type=int, help="Tokens a period.")
+@click.option("--usd", type=float, help="Dollars a period.")
+@click.option("--period", help="minute, hour, day, week or month (30 days).  [default: day]")
+@click.option("--rate", type=float, help="Jobs a minute.")
+@click.option("--queued", type=int, help="Jobs waiting at once.")
+@click.option("--running", type=int, help="Jobs running at once; more wait.")
+def keys_limit(tenant: str, **limits: Any) -> None:
+    """Set what TENANT may do; what is left out has no limit."""
+    guarded(lambda: _extra("serving", "service").limit_tenant(tenant, limits))
+
+
 def _extra(module: str, extra: str = "evals") -> Any:
     """A module of commands whose libraries are an extra of their own."""
     try:

@@ -87,6 +87,8 @@ class Job:
         # A job that has ended is only read back: what programs did is in its journal.
         runs = self.runner is not None or self.log.ended is not None
         check(strategy, problem, self.scorer, self.models["policy"].info, runs=runs)
+        if self.sampling.json_schema is not None and "grammar" not in self.models["policy"].info.capabilities:
+            raise UsageError(f"{self.models['policy'].info.name} has no grammar: it cannot be held to a JSON Schema")
         if self.scorer is not None and self.scorer.reads is not None and "scores" in strategy.needs:
             check_reader(self.scorer, self.models.get(self.scorer.reads), problem)
         if strategy.reads is not None:

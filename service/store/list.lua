@@ -1,7 +1,7 @@
 -- tenant, newest time, how many. Id and fields of its jobs, without the large ones; those that have expired are dropped.
 local found = {}
 local names = {'tenant', 'state', 'created', 'started', 'ended', 'batch', 'fence', 'spent_tokens', 'spent_usd', 'cancel',
-  'error'}
+  'error', 'worker'}
 for _, id in ipairs(redis.call('ZREVRANGEBYSCORE', key('jobs', ARGV[1]), ARGV[2], '-inf', 'LIMIT', 0, ARGV[3])) do
   local values, fields = redis.call('HMGET', key('job', id), unpack(names)), {}
   for i, name in ipairs(names) do

@@ -61,6 +61,7 @@ class Job(Noun):
     started: NonNegativeFloat | None = None
     ended: NonNegativeFloat | None = None
     batch: str | None = None
+    worker: str | None = None
     fence: NonNegativeInt = 0
     spent_tokens: NonNegativeInt = 0
     spent_usd: NonNegativeFloat = 0.0
@@ -110,11 +111,12 @@ class Store:
         *,
         store: bool = True,
         batch: Budget | None = None,
+        order: Sequence[int] = (0,),
         idempotency: str | None = None,
         digest: str = "",
     ) -> str:
-        """Take jobs, all of them or none: one, or a batch with one budget. The id of the job or batch; that of an
-        earlier one where the idempotency key was used before. Raises `Refusal`."""
+        """Take jobs, all of them or none: one, or a batch with one budget, to be run in some `order`. The id of the job
+        or batch; that of an earlier one where the idempotency key was used before. Raises `Refusal`."""
         settings, budget = self.settings, batch or specs[0].budget
         ask: dict[str, Any] = {
             "tenant": tenant,
@@ -128,9 +130,10 @@ class Store:
             "digest": digest,
             "batch": "batch_" + secrets.token_hex(10) if batch else None,
             "budget": _units(batch) if batch else None,
+            "listed": [spec.id for spec in specs] if batch else None,
         }
         given = json.dumps({name: value for name, value in ask.items() if value is not None})
-        jobs = [part for spec in specs for part in (spec.id, spec.model_dump_json())]
+        jobs = [part for i in order for part in (specs[i].id, specs[i].model_dump_json())]
         told, *rest = await self.scripts.run("submit", given, *jobs)
         if told in (b"accepted", b"same"):
             return cast(str, rest[0].decode())
@@ -243,6 +246,7 @@ def _job(id: str, flat: Sequence[bytes]) -> Job:
         tenant=found["tenant"],
         state=cast(State, found["state"]),
         batch=found.get("batch"),
+        worker=found.get("worker"),
         fence=int(found["fence"]),
         spent_tokens=int(found.get("spent_tokens", 0)),
         spent_usd=int(found.get("spent_usd", 0)) / 1e9,

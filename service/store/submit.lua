@@ -66,8 +66,8 @@ for i = 2, #ARGV, 2 do
   redis.call('HSET', key('job', id), 'spec', ARGV[i + 1], unpack(common))
   redis.call('RPUSH', key('queue', tenant), id)
   redis.call('ZADD', key('jobs', tenant), t, id)
-  if ask.batch then redis.call('RPUSH', key('batch', ask.batch, 'jobs'), id) end
 end
+for _, id in ipairs(ask.listed or {}) do redis.call('RPUSH', key('batch', ask.batch, 'jobs'), id) end
 if ask.batch then redis.call('PEXPIRE', key('batch', ask.batch, 'jobs'), ask.retain + 86400000) end
 redis.call('HINCRBY', key('count', tenant), 'queued', count)
 take_a_seat(tenant)

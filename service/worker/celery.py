@@ -35,7 +35,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options={"socket_timeout": 10, "socket_connect_timeout": 2},
-    enable_utc=True,
+    worker_cancel_long_running_tasks_on_connection_loss=True,  # tickets are gone at once; jobs are none of its tasks
 )
 
 

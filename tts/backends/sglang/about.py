@@ -135,6 +135,8 @@ def capabilities_of(server: Mapping[str, Any]) -> frozenset[Capability]:
     if not server.get("is_generation", True):
         return frozenset({"prefill_score", "abort"})
     found: set[Capability] = {"continue", "prefill_score", "abort"}
+    if server.get("grammar_backend") != "none":
+        found.add("grammar")
     return frozenset(found | ({"logprobs"} if server.get("original_logprobs") else set()))
 
 

@@ -127,9 +127,10 @@ class SGLangBackend:
         self._fleet.drain(url)
 
     async def abort(self, id: str) -> None:
-        """Wherever it was, and whichever attempt it had come to."""
-        ids = [attempt_id(id, attempt) for attempt in range(1, ATTEMPTS + 1)]
-        await asyncio.gather(*(replica.abort(each) for replica in self.replicas for each in ids))
+        """Wherever it was. Nobody waits for that: a server also notices, after some seconds, that its caller has gone,
+        and so it does of a second attempt."""
+        for replica in self.replicas:
+            replica.let_go(attempt_id(id, 1))
 
     def prompt_tokens(self, path: Path) -> int:
         return self.speller.prompt_tokens(path)
@@ -139,6 +140,7 @@ class SGLangBackend:
 
     async def generate(self, request: Request) -> Completion:
         began = time.perf_counter()
+        self._check_grammar(request)
         draft = Draft(request, self.speller.prompt_parts(request), self.speller.prompter)
         tokens = min(self._usual, request.max_tokens)
         errand = Errand(_conversation(request.path), draft.links, tokens, request.halt)
@@ -154,6 +156,18 @@ class SGLangBackend:
             raise BackendError(str(error), draft.usage(time.perf_counter() - began)) from error
         self._usual += (draft.made - self._usual) / 16
         return draft.completion(time.perf_counter() - began)
+
+    def _check_grammar(self, request: Request) -> None:
+        """Refuse what a grammar cannot do."""
+        sampling = request.sampling
+        if sampling.json_schema is None:
+            return
+        if request.until or request.path.steps:
+            raise UsageError("a JSON Schema holds whole samples: choose a strategy that does not search over steps")
+        if sampling.thinks and not self._facts.server.get("reasoning_parser"):
+            raise UsageError(
+                f"the servers of {self.info.name} do not know where thinking ends: start them with --reasoning-parser"
+            )
 
     async def read(self, reading: Reading) -> Verdicts:
         began = time.perf_counter()

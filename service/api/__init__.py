@@ -1,0 +1,75 @@
+"""The service over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from service.api import jobs, openai, problems
+from service.api.asking import Asking
+from service.api.chat import ChatRequest
+from service.api.door import Bounded
+from service.api.news import News
+from service.api.schemas import BatchRequest, Health, JobRequest, SolveRequest
+from service.api.tickets import Tickets
+from service.catalog import Catalog
+from service.keys import Keys
+from service.settings import Settings
+from service.store import Store, Unreachable
+from tts.solve import code_version
+
+ABOUT = """Better answers for the compute you have: a problem and a budget in, the best answer that the budget can buy
+and an exact bill out."""
+
+
+def create_app(settings: Settings, send: Callable[[int], object]) -> FastAPI:
+    """The API; `send` sends tickets for so many jobs, and may take its time."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        store = Store(settings)
+        news, tickets = News(store), Tickets(send)
+        catalog = Catalog(settings)
+        app.state.keys = Keys(store.redis)
+        app.state.desk = jobs.Desk(settings, store, Asking(settings, catalog), news, tickets)
+        news.start()
+        tickets.start()
+        yield
+        tickets.close()
+        await news.aclose()
+        await store.aclose()
+
+    app = FastAPI(title="test-time-scaling", description=ABOUT, version=code_version(), lifespan=lifespan)
+    app.state.settings = settings
+    app.state.bodies = {"/v1/solve": SolveRequest, "/v1/jobs": JobRequest, "/v1/batches": BatchRequest}
+    app.state.bodies["/v1/chat/completions"] = ChatRequest
+    app.add_middleware(Bounded, settings=settings)
+    problems.install(app)
+    app.include_router(jobs.router)
+    app.include_router(openai.router)
+    _health(app)
+    return app
+
+
+def _health(app: FastAPI) -> None:
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> Health:
+        """Whether this process is alive."""
+        return Health(status="alive")
+
+    @app.get("/readyz", tags=["health"], responses={503: {"model": Health}})
+    async def readyz(request: Request) -> JSONResponse:
+        """Whether jobs can be taken and are worked on: the store answers, and some worker is alive."""
+        try:
+            workers = await request.app.state.desk.store.workers()
+        except Unreachable:
+            return JSONResponse(Health(status="the store cannot be reached").model_dump(), 503)
+        if not workers:
+            return JSONResponse(Health(status="no worker is alive").model_dump(), 503)
+        return JSONResponse(Health(status="ready", workers=len(workers)).model_dump())
+
+
+__all__ = ["create_app"]

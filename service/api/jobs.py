@@ -1,0 +1,259 @@
+"""Jobs over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+from pydantic import BaseModel
+
+from service.api.asking import Asking, by_prefix
+from service.api.door import Tenant
+from service.api.events import Follower
+from service.api.news import News
+from service.api.problems import Fault, answered, no_job
+from service.api.schemas import (
+    BatchRequest,
+    BatchView,
+    BudgetView,
+    JobList,
+    JobRequest,
+    JobView,
+    Method,
+    Methods,
+    SolveRequest,
+)
+from service.api.tickets import Tickets
+from service.settings import Settings
+from service.spec import Spec
+from service.store import Store
+from service.store.store import Batch, Job
+from strategies import STRATEGIES
+from tts.types import Budget
+from verifiers import VERIFIERS
+
+HEARTBEAT = 10.0
+GLANCE = 2.0
+"""Seconds after which whoever waits for a job looks without having been told."""
+STATUS = {"cannot_be_done": 422, "model_unavailable": 503, "no_samples": 502, "internal": 500, "poison": 500}
+"""How an error of a job is answered to somebody who waited for it."""
+
+router = APIRouter(prefix="/v1", responses=answered())
+JobId = Annotated[str, Path(max_length=200)]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="the same key and body return the same job; with another body it is refused",
+    ),
+]
+
+
+class Desk:
+    """What the routes share: takes jobs in, and waits for them."""
+
+    def __init__(self, settings: Settings, store: Store, asking: Asking, news: News, tickets: Tickets) -> None:
+        self.settings, self.store, self.asking, self.news = settings, store, asking, news
+        self._tickets = tickets
+        self._later: set[asyncio.Task[Any]] = set()
+        self.streams = 0
+
+    def later(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Do something after its caller has gone."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def take(
+        self,
+        tenant: str,
+        specs: Sequence[Spec],
+        key: str | None,
+        body: BaseModel,
+        *,
+        store: bool = True,
+        batch: Budget | None = None,
+    ) -> str:
+        """Hand jobs in; the id of the job or batch."""
+        same = f"{type(body).__name__} {body.model_dump_json()}" if key else ""
+        digest = hashlib.sha256(same.encode()).hexdigest()
+        id = await self.store.submit(
+            tenant, specs, store=store, batch=batch, order=by_prefix(specs), idempotency=key, digest=digest
+        )
+        self._tickets.add(len(specs))
+        return id
+
+    async def found(self, tenant: str, id: str) -> Job:
+        job = await self.store.job(tenant, id)
+        if job is None:
+            raise no_job(id)
+        return job
+
+    async def waited(self, tenant: str, id: str, seconds: float) -> Job:
+        """The job when it has ended, or as it stands after so many seconds."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        with self.news.end_of(id) as ended:
+            while True:
+                job = await self.found(tenant, id)
+                left = end - loop.time()
+                if job.over or left <= 0:
+                    return job
+                try:
+                    await asyncio.wait_for(ended.wait(), min(left, GLANCE))
+                except TimeoutError:
+                    continue
+
+
+def desk(request: Request) -> Desk:
+    """The one of this process."""
+    found: Desk = request.app.state.desk
+    return found
+
+
+@router.post("/solve", responses={200: {"model": JobView}, 202: {"model": JobView}, **answered(500, 502)})
+async def solve(request: Request, response: Response, tenant: Tenant, body: SolveRequest, key: Key = None) -> JobView:
+    """Solve a problem, and wait for its answer: 200 with it, or 202 with the job if it takes longer than `wait`."""
+    here = desk(request)
+    wait = min(body.wait, here.settings.most_wait_seconds)
+    id = await here.take(tenant, [here.asking.job(body)], key, body, store=body.store)
+    job = await here.waited(tenant, id, wait)
+    if job.error:
+        code = str(job.error["code"])
+        raise Fault(STATUS.get(code, 500), code, str(job.error["detail"]), job=id)
+    response.status_code = 200 if job.over else 202
+    response.headers["Location"] = f"/v1/jobs/{id}"
+    return JobView.of(job)
+
+
+@router.post("/jobs", status_code=202)
+async def submit(request: Request, response: Response, tenant: Tenant, body: JobRequest, key: Key = None) -> JobView:
+    """Hand in a problem, and go."""
+    here = desk(request)
+    id = await here.take(tenant, [here.asking.job(body)], key, body, store=body.store)
+    response.headers["Location"] = f"/v1/jobs/{id}"
+    return JobView.of(await here.found(tenant, id))
+
+
+@router.get("/jobs")
+async def jobs(
+    request: Request,
+    tenant: Tenant,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+    before: Annotated[float | None, Query(ge=0, le=1e11, allow_inf_nan=False, description="seconds since 1970")] = None,
+) -> JobList:
+    """Your jobs, the newest first, without their results."""
+    found = await desk(request).store.jobs(tenant, limit, before)
+    return JobList(jobs=[JobView.of(job) for job in found], next=found[-1].created if len(found) == limit else None)
+
+
+@router.get("/jobs/{id}")
+async def job(request: Request, tenant: Tenant, id: JobId) -> JobView:
+    """A job as it stands, and its result when it has ended."""
+    return JobView.of(await desk(request).found(tenant, id))
+
+
+@router.delete("/jobs/{id}", status_code=202)
+async def cancel(request: Request, tenant: Tenant, id: JobId, purge: bool = False) -> JobView:
+    """Cancel a job: its requests are aborted, and its best answer so far is kept. With `purge` its problem, journal and
+    result are removed, also those of a job that has ended."""
+    here = desk(request)
+    found = await here.found(tenant, id)
+    await here.store.cancel(tenant, id, purge=purge)
+    job = await here.store.job(tenant, id)
+    return JobView.of(job or found.model_copy(update={"spec": None, "result": None}))
+
+
+@router.get(
+    "/jobs/{id}/events",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def events(
+    request: Request,
+    tenant: Tenant,
+    id: JobId,
+    last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=20, pattern=r"^[0-9]+$")] = None,
+) -> StreamingResponse:
+    """What happens to a job as it happens, as server-sent events; a connection that broke goes on from
+    `Last-Event-ID`."""
+    here = desk(request)
+    await here.found(tenant, id)
+    if here.streams >= here.settings.most_streams:
+        raise Fault(429, "streams", f"{here.settings.most_streams} streams are open already", wait=5)
+    follower = Follower(here.store, here.news, tenant, id, int(last) + 1 if last else 0)
+    return StreamingResponse(
+        _stream(here, follower), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _stream(here: Desk, follower: Follower) -> AsyncIterator[bytes]:
+    here.streams += 1
+    try:
+        async for event in follower.events(HEARTBEAT):
+            if event is None:
+                yield format_sse_event(data_str=None, comment="still here")
+            else:
+                yield format_sse_event(event=event.name, data_str=event.data, id=event.id)
+    finally:
+        here.streams -= 1
+
+
+@router.get(
+    "/jobs/{id}/trace",
+    response_class=Response,
+    responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
+)
+async def trace(request: Request, tenant: Tenant, id: JobId) -> Response:
+    """A job's journal, one JSON object a line: `tts replay FILE` shows its result and its search."""
+    here = desk(request)
+    records = await here.store.entries(await here.found(tenant, id), 0)
+    return Response("".join(f"{record.model_dump_json()}\n" for record in records), media_type="application/jsonl")
+
+
+@router.post("/batches", status_code=202)
+async def batches(
+    request: Request, response: Response, tenant: Tenant, body: BatchRequest, key: Key = None
+) -> BatchView:
+    """Hand in many problems with one budget. Those that begin alike are solved one after the other."""
+    here = desk(request)
+    specs, budget = here.asking.batch(body)
+    id = await here.take(tenant, specs, key, body, store=body.store, batch=budget)
+    response.headers["Location"] = f"/v1/batches/{id}"
+    return BatchView.of(await _batch(here, tenant, id))
+
+
+@router.get("/batches/{id}")
+async def batch(request: Request, tenant: Tenant, id: JobId) -> BatchView:
+    """A batch as it stands."""
+    return BatchView.of(await _batch(desk(request), tenant, id))
+
+
+async def _batch(here: Desk, tenant: str, id: str) -> Batch:
+    found = await here.store.batch(tenant, id)
+    if found is None:
+        raise Fault(404, "no_batch", f"there is no batch {id[:80]!r}")
+    return found
+
+
+@router.get("/strategies")
+async def strategies(tenant: Tenant) -> Methods:
+    """How problems can be solved and solutions judged, and the JSON Schemas of what can be set."""
+    return Methods(strategies=_methods(STRATEGIES), verifiers=_methods(VERIFIERS))
+
+
+def _methods(known: Any) -> list[Method]:
+    return [Method(name=name, when=each.when, parameters=each.model_json_schema()) for name, each in known.items()]
+
+
+@router.get("/budget")
+async def budget(request: Request, tenant: Tenant) -> BudgetView:
+    """What you have spent in this window, and may still spend."""
+    return BudgetView.of(tenant, await desk(request).store.spending(tenant))

@@ -222,7 +222,10 @@ def _unseen(job: Job) -> Iterator[str]:
             "does not think; where the model ends it otherwise, say so in think_end of its profile"
         )
     if job.stepwise and not books.stepped:
-        yield f"no step ended with {problem.step_end!r}, so whole samples were compared; name what does with --step-end"
+        yield (
+            f"no step ended with {problem.step_end!r}, so whole samples were compared; name what ends one with --step-end, "
+            "or step_end of its profile"
+        )
 
 
 def _failure(job: Job, role: Role) -> str:

@@ -82,7 +82,7 @@ class Part:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process when its parent is killed, where it can."""
+    """Have the kernel end this process when the thread that started it is gone, where it can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 

@@ -2,10 +2,12 @@
 
 local function key(...) return table.concat({'tts', ...}, ':') end
 
-local function now()
+local function micro()
   local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  return t[1] * 1000000 + t[2]
 end
+
+local function now() return math.floor(micro() / 1000) end
 
 local function number(value) return tonumber(value or '') or 0 end
 

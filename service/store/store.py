@@ -180,7 +180,7 @@ class Store:
 
     async def jobs(self, tenant: str, limit: int, before: float | None) -> list[Job]:
         """A tenant's jobs without results and specifications, the newest first."""
-        newest = "+inf" if before is None else f"({before * 1000:.0f}"
+        newest = "+inf" if before is None else f"({before * 1e6:.0f}"
         return [_job(_text(name), fields) for name, fields in await self.scripts.run("list", tenant, newest, limit)]
 
     async def batch(self, tenant: str, id: str) -> Batch | None:
@@ -240,11 +240,12 @@ def _budget(units: str | bytes) -> Budget:
 
 def _job(id: str, flat: Sequence[bytes]) -> Job:
     found = _fields(flat)
-    times = {name: int(found[name]) / 1000 for name in ("created", "started", "ended") if name in found}
+    times = {name: int(found[name]) / 1000 for name in ("started", "ended") if name in found}
     return Job(
         id=id,
         tenant=found["tenant"],
         state=cast(State, found["state"]),
+        created=int(found["created"]) / 1e6,
         batch=found.get("batch"),
         worker=found.get("worker"),
         fence=int(found["fence"]),

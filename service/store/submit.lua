@@ -47,7 +47,11 @@ if same then
   redis.call('HSET', same, 'digest', ask.digest, 'id', name)
   redis.call('PEXPIRE', same, ask.retain)
 end
-local common = {'tenant', tenant, 'window', window, 'state', 'queued', 'created', t, 'fence', 0, 'attempts', 0,
+-- Jobs are listed by when they came, in microseconds. No two of a tenant came at once: a page can end after any of them.
+local listed = key('jobs', tenant)
+redis.call('ZREMRANGEBYSCORE', listed, '-inf', micro() - 2000 * ask.retain) -- expired, and nobody ever looked
+local created = math.max(micro(), number(redis.call('ZREVRANGE', listed, 0, 0, 'WITHSCORES')[2]) + 1)
+local common = {'tenant', tenant, 'window', window, 'state', 'queued', 'fence', 0, 'attempts', 0,
   'store', ask.store and '1' or '0', 'retain', ask.store and ask.retain or ask.linger}
 if ask.batch then
   redis.call('HSET', owner, 'tenant', tenant, 'created', t, 'size', count, 'ended', 0, 'started', 0,
@@ -63,12 +67,14 @@ else
 end
 for i = 2, #ARGV, 2 do
   local id = ARGV[i]
-  redis.call('HSET', key('job', id), 'spec', ARGV[i + 1], unpack(common))
+  redis.call('HSET', key('job', id), 'spec', ARGV[i + 1], 'created', created, unpack(common))
   redis.call('RPUSH', key('queue', tenant), id)
-  redis.call('ZADD', key('jobs', tenant), t, id)
+  redis.call('ZADD', listed, created, id)
+  created = created + 1
 end
 for _, id in ipairs(ask.listed or {}) do redis.call('RPUSH', key('batch', ask.batch, 'jobs'), id) end
 if ask.batch then redis.call('PEXPIRE', key('batch', ask.batch, 'jobs'), ask.retain + 86400000) end
+redis.call('PEXPIRE', listed, 2 * ask.retain)
 redis.call('HINCRBY', key('count', tenant), 'queued', count)
 take_a_seat(tenant)
 return {'accepted', name}

@@ -42,7 +42,7 @@ end
 redis.call('HINCRBY', account, 'held_tokens', ask.tokens or 0)
 redis.call('HINCRBY', account, 'held_usd', ask.usd or 0)
 redis.call('PEXPIRE', account, 2 * period + 86400000 * 32)
-if arrival then redis.call('SET', key('rate', tenant), arrival, 'PX', 3600000) end
+if arrival then redis.call('SET', key('rate', tenant), arrival, 'PX', math.ceil(arrival - t)) end
 if same then
   redis.call('HSET', same, 'digest', ask.digest, 'id', name)
   redis.call('PEXPIRE', same, ask.retain)

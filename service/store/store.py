@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter
+from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 
 from service.settings import Settings
 from service.spec import OVER, Spec, State
 from service.store.connection import Scripts, connect
 from service.store.journal import nano
 from service.store.packing import unpacked
+from tts.cost import one_line
 from tts.errors import TTSError
 from tts.journal import Record
 from tts.types import Budget, Noun
 
+log = logging.getLogger("tts.store")
 Reason = str
 """Why jobs were not taken: `rate`, `queue`, `budget`, `unbounded`, `conflict`."""
 
@@ -146,7 +149,7 @@ class Store:
         settings = self.settings
         lease = int(settings.lease_seconds * 1000)
         claimed, turns = await self.scripts.run("claim", worker, wanted, lease, settings.attempts)
-        return [_claim(each) for each in claimed], turns
+        return [claim for each in claimed if (claim := _claim(each))], turns
 
     async def renew(self, worker: str, about: Mapping[str, Any], held: Mapping[str, int]) -> Pulse:
         """Keep the jobs that a worker has, by their fences; and give to others what nobody keeps any more."""
@@ -219,9 +222,14 @@ class Store:
         return {name: json.loads(about) for name, about in _fields(told).items()}
 
 
-def _claim(told: Sequence[Any]) -> Claim:
-    _, fence, tenant, blob, share = told
-    spec = Spec.model_validate_json(blob)
+def _claim(told: Sequence[Any]) -> Claim | None:
+    """None for a job of another version's: its lease will expire, and somebody else may understand it."""
+    id, fence, tenant, blob, share = told
+    try:
+        spec = Spec.model_validate_json(blob)
+    except ValidationError as error:
+        log.warning("job %s cannot be read by this version: %s", id.decode(), one_line(error))
+        return None
     if share:
         spec = spec.model_copy(update={"budget": _budget(share)})
     return Claim(fence, tenant.decode(), spec)

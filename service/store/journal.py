@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from service.store.connection import Scripts
 from service.store.packing import packed, unpacked
 from tts.errors import TTSError
-from tts.journal import Checkpoint, Held, Record, Settled
+from tts.journal import Checkpoint, Header, Held, Record, Settled
 from tts.types import NOTHING, Problem, Spend
 
 
@@ -56,6 +56,7 @@ class RedisJournal:
             self._id,
             self._fence,
             position,
+            sum(map(further, records)),
             *amounts(spent),
             *amounts(opened),
             len(written),
@@ -87,6 +88,11 @@ class RedisJournal:
 
     def _kept_of(self, key: str) -> list[str]:
         return [f"{key} {i:06}" for i in range(1, self._checkpoints.pop(key, 0) + 1)]
+
+
+def further(record: Record) -> bool:
+    """Whether a job has got further with this: not by asking for something, nor by booking as lost what it asked for."""
+    return not isinstance(record, Header | Held) and not (isinstance(record, Settled) and record.outcome == "lost")
 
 
 def nano(usd: float) -> int:

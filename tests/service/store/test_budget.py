@@ -113,7 +113,7 @@ async def test_nothing_stays_open_of_holds_that_were_taken_together(store: Store
     await store.submit("a", [spec("1")])
     (claim,) = await claimed(store)
     journal = RedisJournal(store.scripts, "1", claim.fence, claim.spec.problem)
-    price = Spend(1, 0.4 * NANO, 0.1)
+    price = Spend(1, 0.4 * NANO, 1e6)
     await journal.append(*(held(f"{i}", price) for i in range(9)))
     for i in range(9):
         await journal.append(settled(f"{i}", spend=price))

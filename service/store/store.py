@@ -132,7 +132,7 @@ class Store:
             "idempotency": idempotency,
             "digest": digest,
             "batch": "batch_" + secrets.token_hex(10) if batch else None,
-            "budget": _units(batch) if batch else None,
+            "budget": json.dumps(_units(batch)) if batch else None,
             "listed": [spec.id for spec in specs] if batch else None,
         }
         given = json.dumps({name: value for name, value in ask.items() if value is not None})
@@ -236,9 +236,9 @@ def _claim(told: Sequence[Any]) -> Claim | None:
 
 
 def _units(budget: Budget) -> dict[str, float]:
-    """A budget as scripts reckon with it: dollars in billionths."""
+    """A budget as scripts reckon with it: dollars in billionths, one at least."""
     given = budget.model_dump(exclude_none=True)
-    return {**given, "usd": nano(given["usd"])} if "usd" in given else given
+    return {**given, "usd": max(1, nano(given["usd"]))} if "usd" in given else given
 
 
 def _budget(units: str | bytes) -> Budget:

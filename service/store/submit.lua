@@ -55,7 +55,7 @@ local common = {'tenant', tenant, 'window', window, 'state', 'queued', 'fence', 
   'store', ask.store and '1' or '0', 'retain', ask.store and ask.retain or ask.linger}
 if ask.batch then
   redis.call('HSET', owner, 'tenant', tenant, 'created', t, 'size', count, 'ended', 0, 'started', 0,
-    'hold_tokens', ask.tokens or 0, 'hold_usd', ask.usd or 0, 'budget', cjson.encode(ask.budget))
+    'hold_tokens', ask.tokens or 0, 'hold_usd', ask.usd or 0, 'budget', ask.budget)
   redis.call('PEXPIRE', owner, ask.retain + 86400000)
   common[#common + 1] = 'batch'
   common[#common + 1] = ask.batch

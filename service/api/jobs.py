@@ -37,7 +37,6 @@ from strategies import STRATEGIES
 from tts.types import Budget
 from verifiers import VERIFIERS
 
-HEARTBEAT = 10.0
 GLANCE = 2.0
 """Seconds after which whoever waits for a job looks without having been told."""
 STATUS = {"cannot_be_done": 422, "model_unavailable": 503, "no_samples": 502, "internal": 500, "poison": 500}
@@ -190,7 +189,7 @@ async def events(
 async def _stream(here: Desk, follower: Follower) -> AsyncIterator[bytes]:
     here.streams += 1
     try:
-        async for event in follower.events(HEARTBEAT):
+        async for event in follower.events(here.settings.heartbeat_seconds):
             if event is None:
                 yield format_sse_event(data_str=None, comment="still here")
             else:

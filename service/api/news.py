@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from service.store import GONE, Store
+from service.store import GONE, Store, stopped
 
 log = logging.getLogger("tts.api")
 AGAIN = 0.5
@@ -30,8 +30,7 @@ class News:
 
     async def aclose(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await stopped(self._task)
         await self._channel.aclose()  # type: ignore[no-untyped-call]
 
     @contextmanager

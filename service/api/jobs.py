@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -189,11 +190,12 @@ async def events(
 async def _stream(here: Desk, follower: Follower) -> AsyncIterator[bytes]:
     here.streams += 1
     try:
-        async for event in follower.events(here.settings.heartbeat_seconds):
-            if event is None:
-                yield format_sse_event(data_str=None, comment="still here")
-            else:
-                yield format_sse_event(event=event.name, data_str=event.data, id=event.id)
+        async with aclosing(follower.events(here.settings.heartbeat_seconds)) as events:
+            async for event in events:
+                if event is None:
+                    yield format_sse_event(data_str=None, comment="still here")
+                else:
+                    yield format_sse_event(event=event.name, data_str=event.data, id=event.id)
     finally:
         here.streams -= 1
 

@@ -42,3 +42,13 @@ def counting(request: Request) -> Reply:
     has a number twice, or not at all."""
     words = [f" {i}" for i in range(1, 701)] + [" so", " \\boxed{700}"]
     return Reply("".join(words[request.path.tokens :]), latency=0.05, per_token=0.006)
+
+
+def endless(request: Request) -> Reply:
+    """Goes on until it is told to stop."""
+    return Reply("so the answer is \\boxed{12} " * 10_000, per_token=0.001, probability=0.5)
+
+
+def crashing(request: Request) -> Reply:
+    """What nobody foresaw."""
+    raise ZeroDivisionError("a secret of the handler's")

@@ -64,8 +64,8 @@ class Problem(BaseModel):
     error: Error
 
 
-class Fault(Exception):
-    """A request that is answered with a problem."""
+class Fault(HTTPException):
+    """A request that is answered with a problem. As one of FastAPI's own it passes unharmed through the reading of bodies."""
 
     def __init__(
         self,
@@ -77,9 +77,9 @@ class Fault(Exception):
         errors: list[Detail] | None = None,
         job: str | None = None,
     ) -> None:
-        super().__init__(detail)
+        super().__init__(status, detail)
         self.status, self.code, self.detail, self.errors, self.job = status, code, detail, errors, job
-        self.headers = {} if wait is None else {"Retry-After": str(max(1, math.ceil(wait)))}
+        self.headers: dict[str, str] = {} if wait is None else {"Retry-After": str(max(1, math.ceil(wait)))}
         if status == HTTPStatus.UNAUTHORIZED:
             self.headers["WWW-Authenticate"] = "Bearer"
 

@@ -173,7 +173,7 @@ async def events(
     request: Request,
     tenant: Tenant,
     id: JobId,
-    last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=20, pattern=r"^[0-9]+$")] = None,
+    last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=15, pattern=r"^[0-9]+$")] = None,
 ) -> StreamingResponse:
     """What happens to a job as it happens, as server-sent events; a connection that broke goes on from
     `Last-Event-ID`."""

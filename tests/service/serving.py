@@ -91,6 +91,7 @@ async def listening(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     server = uvicorn.Server(config)
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
+        bound.listen()
         task = asyncio.create_task(server.serve([bound]))
         try:
             url = f"http://127.0.0.1:{bound.getsockname()[1]}"

@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
 
 from service.settings import Settings
@@ -51,18 +50,21 @@ async def test_a_length_that_is_no_length_is_no_failure(service: Served) -> None
     assert answered.status_code == 413
 
 
-@pytest.mark.parametrize("every", [0.15, 5.0])
+@pytest.mark.parametrize("every", [0.1, 5.0])
 async def test_a_body_that_does_not_come_in_time_is_refused_even_if_it_keeps_coming(
     every: float, small: Settings
 ) -> None:
-    async def dripping() -> AsyncIterator[bytes]:
-        for _ in range(10):
-            yield b" "
-            await asyncio.sleep(every)
-
     async with serving(small) as service, listening(service.app) as client:
-        answered = await client.post("/v1/jobs", content=dripping())
-        assert (answered.status_code, answered.json()["code"]) == (408, "slow")
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+        writer.write(b"POST /v1/jobs HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n")
+        answer = asyncio.create_task(reader.read(4_000))
+        async with asyncio.timeout(1.0):
+            while not answer.done():
+                writer.write(b" ")
+                await asyncio.wait([answer], timeout=every)
+        assert b" 408 " in answer.result().partition(b"\r\n")[0]
+        assert b'"code":"slow"' in answer.result()
+        writer.close()
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"nonsense", b'{"problem": "x",}', b"\xff\xfe", b'{"a": "\xff"}'])
@@ -82,7 +84,7 @@ async def test_json_that_is_no_question_is_refused(body: bytes, service: Served)
         ({"budget": {"token": 1}}, "/budget/token", "'tokens'"),
         ({"sampling": {"temprature": 1}}, "/sampling/temprature", "'temperature'"),
         ({"strategy": {"name": "single", "parametres": {}}}, "", "'parameters'"),
-        ({"strategy": "best_of_n:m=3"}, "", "did you mean 'n'"),
+        ({"strategy": "best_of_n:m=3"}, "", "known: n"),
         ({"strategy": "best_of"}, "", "'best_of_n'"),
         ({"model": "defalt"}, "", "'default'"),
         ({"verifier": "confidense"}, "", "'confidence'"),
@@ -94,7 +96,7 @@ async def test_an_unknown_name_is_named_with_the_nearest(
     more: dict[str, Any], pointer: str, near: str, service: Served
 ) -> None:
     told = await refused(service, {**ASKED, **more})
-    assert near in told["detail"] + json.dumps(told["errors"]), told
+    assert near in told["detail"] + json.dumps(told.get("errors")), told
     if pointer:
         assert pointer in [each["pointer"] for each in told["errors"]]
 
@@ -181,7 +183,7 @@ async def test_any_text_can_be_asked(problem: str, service: Served) -> None:
     answered = await service.client.post("/v1/solve", json={**ASKED, "problem": problem})
     assert (answered.status_code, answered.json()["result"]["answer"]) == (200, "12")
     trace = await service.client.get(answered.json()["links"]["trace"])
-    assert json.loads(trace.text.splitlines()[0])["problem"]["messages"][0]["content"].startswith(problem)
+    assert json.loads(trace.text.split("\n")[0])["problem"]["messages"][0]["content"].startswith(problem)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ async def test_an_idempotency_key_is_a_short_word(key: str, service: Served) -> 
 
 async def test_a_client_that_goes_away_in_the_middle_of_its_request_harms_nobody(service: Served) -> None:
     async with listening(service.app) as client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(client.base_url).port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
         writer.write(b"POST /v1/jobs HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n{")
         await writer.drain()
         writer.close()

@@ -9,7 +9,9 @@ if redis.call('EXISTS', owner) == 1 then return {'accepted', name} end -- it was
 local same = ask.idempotency and key('same', tenant, ask.idempotency)
 if same then
   local known = redis.call('HMGET', same, 'digest', 'id')
-  if known[2] then return {known[1] == ask.digest and 'same' or 'conflict', known[2]} end
+  -- Of a job that was purged nothing is left, its key neither.
+  local there = known[2] and redis.call('EXISTS', key('job', known[2]), key('batch', known[2])) == 1
+  if there then return {known[1] == ask.digest and 'same' or 'conflict', known[2]} end
 end
 
 local limits = {}

@@ -197,13 +197,15 @@ def refused(error: Refusal) -> Fault:
     detail = {
         "rate": f"more than {about} jobs a minute; try again in {wait} s",
         "queue": f"{about} jobs are waiting already; try again when some have ended",
-        "budget": f"your budget is not enough: {_free(about)} left in this window, which ends in {wait} s",
+        "budget": f"your budget is not enough: {_left(about)} left in this window, which ends in {wait} s",
     }[error.reason]
     return Fault(429, error.reason, detail, wait=error.wait)
 
 
-def _free(about: str) -> str:
-    unit, free = about.split()
+def _left(about: str) -> str:
+    unit, _, free = about.partition(" ")
+    if not free:  # it was refused for something else
+        return about
     return f"${float(free) / 1e9:.6f}" if unit == "usd" else f"{int(float(free)):,} tokens"
 
 

@@ -43,6 +43,13 @@ GLANCE = 2.0
 STATUS = {"cannot_be_done": 422, "model_unavailable": 503, "no_samples": 502, "internal": 500, "poison": 500}
 """How an error of a job is answered to somebody who waited for it."""
 
+EVENT = {
+    "type": "object",
+    "description": "one event; `data` is JSON, an `id` can be sent as Last-Event-ID",
+    "properties": {name: {"type": "string"} for name in ("event", "data", "id")},
+    "required": ["event", "data"],
+}
+
 router = APIRouter(prefix="/v1", responses=answered())
 JobId = Annotated[str, Path(max_length=200)]
 Key = Annotated[
@@ -167,7 +174,7 @@ async def cancel(request: Request, tenant: Tenant, id: JobId, purge: bool = Fals
 @router.get(
     "/jobs/{id}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {"schema": EVENT}}}},
 )
 async def events(
     request: Request,

@@ -18,15 +18,19 @@ from schemathesis.checks import CHECKS
 from schemathesis.schemas import BaseSchema
 
 from service.api import create_app
+from service.keys import Keys
 from service.settings import Settings
-from tests.service.serving import engine
+from service.store.connection import connect
+from tests.service.serving import ASKED, engine
 
 OPERATIONS = [
     (path, method)
     for path, item in create_app(Settings(), lambda jobs: None).openapi()["paths"].items()
     for method in item
 ]
-EXAMPLES = 15
+EXAMPLES = 50
+ASKED_ONLY = {"problem": ASKED["problem"], "answer": "maths"}
+MANNER = {"budget": {"tokens": 100}, "strategy": "single"}
 UNCHECKED = ("positive_data_acceptance",)
 """What is valid by its schema may still be impossible: a strategy that does not exist, a budget that is too large."""
 
@@ -36,6 +40,7 @@ def app(server: str) -> Iterator[FastAPI]:
     """With a worker in a thread of its own; requests come from another one."""
     settings = Settings(
         redis_url=server,
+        auth="keys",
         default_model="fake:tests.handlers:quick",
         drain_seconds=0,
         most_wait_seconds=1,
@@ -64,14 +69,44 @@ def schema(app: FastAPI) -> BaseSchema:
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
+@pytest.fixture
+def headers(server: str, app: FastAPI) -> dict[str, str]:
+    async def made() -> str:
+        async with connect(server) as redis:
+            return await Keys(redis).create("a")
+
+    return {"Authorization": f"Bearer {asyncio.run(made())}"}
+
+
+def found(path: str, schema: BaseSchema, headers: dict[str, str]) -> dict[str, str]:
+    """The parameters of a path, so that there is something at it."""
+    kind, body = ("batches", {"problems": [ASKED_ONLY], **MANNER}) if "batches" in path else ("jobs", ASKED)
+    case = schema[f"/v1/{kind}"]["post"].Case(body=body, media_type="application/json")
+    return {"id": case.call(headers=headers).json()["id"]}
+
+
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
-def test_the_api_is_as_documented(path: str, method: str, mode: GenerationMode, schema: BaseSchema) -> None:
-    unchecked = CHECKS.get_by_names(list(UNCHECKED))
+def test_the_api_is_as_documented(
+    path: str, method: str, mode: GenerationMode, schema: BaseSchema, headers: dict[str, str]
+) -> None:
+    operation, positive = schema[path][method], mode is GenerationMode.POSITIVE
+    if not positive and not operation.body and not list(operation.iter_parameters()):
+        pytest.skip("there is nothing to get wrong")
+    there = {"path_parameters": found(path, schema, headers)} if positive and "{" in path else {}
+    drawn_cases = operation.as_strategy(generation_mode=mode, **there)
 
     @drawn(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None)
-    @given(schema[path][method].as_strategy(generation_mode=mode))
+    @given(drawn_cases)
     def holds(case: schemathesis.Case) -> None:
-        case.call_and_validate(excluded_checks=unchecked)
+        case.call_and_validate(headers=headers, excluded_checks=CHECKS.get_by_names(list(UNCHECKED)))
 
     holds()
+
+
+def test_every_problem_is_documented_as_what_it_is(app: FastAPI) -> None:
+    for path, method in OPERATIONS:
+        for status, answer in app.openapi()["paths"][path][method]["responses"].items():
+            if path.startswith("/v1") and status >= "400":
+                media = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+                assert answer["content"] == media, (path, method, status)

@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import Fault, response
+from service.api.problems import Detail, Fault, response, unknown_parameter
 from service.keys import Keys
 from service.settings import Settings
 
@@ -34,6 +34,15 @@ async def tenant(
 
 
 Tenant = Annotated[str, Depends(tenant)]
+
+
+async def known_query(request: Request) -> None:
+    """Refuse what a route would ignore."""
+    known = sorted(field.alias for field in request.scope["route"].dependant.query_params)
+    for name in request.query_params:
+        if name not in known:
+            detail = unknown_parameter(name, known)
+            raise Fault(422, "invalid", detail, errors=[Detail(pointer=name, detail=detail)])
 
 
 class Bounded:

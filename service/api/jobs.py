@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
 from service.api.asking import Asking, by_prefix
-from service.api.door import Tenant
+from service.api.door import Tenant, known_query
 from service.api.events import Follower
 from service.api.news import News
 from service.api.problems import Fault, answered, no_job
@@ -50,7 +50,7 @@ EVENT = {
     "required": ["event", "data"],
 }
 
-router = APIRouter(prefix="/v1", responses=answered())
+router = APIRouter(prefix="/v1", responses=answered(), dependencies=[Depends(known_query)])
 JobId = Annotated[str, Path(max_length=200)]
 Key = Annotated[
     str | None,

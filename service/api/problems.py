@@ -66,7 +66,7 @@ class Problem(BaseModel):
 
 
 class Fault(HTTPException):
-    """A request that is answered with a problem. As one of FastAPI's own it passes unharmed through the reading of bodies."""
+    """A request that is answered with a problem; one of FastAPI's own, which it lets pass while it reads a body."""
 
     def __init__(
         self,
@@ -114,7 +114,9 @@ def install(app: FastAPI) -> None:
 def documented(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, which says of problems what they are sent as: FastAPI takes every model for plain JSON."""
     told = FastAPI.openapi(app)
-    answers = [each for path in told["paths"].values() for route in path.values() for each in route["responses"].values()]
+    answers = [
+        each for path in told["paths"].values() for route in path.values() for each in route["responses"].values()
+    ]
     for content in (each["content"] for each in answers if MEDIA in each.get("content", ())):
         content[MEDIA] = content.pop("application/json", content[MEDIA])
     return told
@@ -164,10 +166,14 @@ def _detail(error: Mapping[str, Any], body: type[BaseModel] | None) -> Detail:
 
 def _unknown(place: list[str], body: type[BaseModel] | None) -> str:
     """An unknown parameter, and the nearest that is known where it stands."""
-    known = sorted(_fields(body, place[:-1]))
-    near = get_close_matches(place[-1], known, n=1, cutoff=0.5)
+    return unknown_parameter(place[-1], sorted(_fields(body, place[:-1])))
+
+
+def unknown_parameter(name: str, known: list[str]) -> str:
+    """In one line, with the nearest that is known."""
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}" if known else ""
-    return f"unknown parameter {place[-1][:80]!r}{hint}"
+    return f"unknown parameter {name[:80]!r}{hint}"
 
 
 def _fields(body: type[BaseModel] | None, place: Iterable[str]) -> set[str]:

@@ -93,7 +93,7 @@ class RedisJournal:
 
 
 def further(record: Record) -> bool:
-    """Whether a job has got further with this: not by asking for something, nor by booking as lost what it asked for."""
+    """Whether a job has got further with this: not by asking for something, nor by booking it as lost."""
     return not isinstance(record, Header | Held) and not (isinstance(record, Settled) and record.outcome == "lost")
 
 

@@ -49,10 +49,14 @@ class Served(NamedTuple):
 
     async def ended(self, id: str, **headers: str) -> dict[str, Any]:
         """A job when it is over."""
-        async with asyncio.timeout(PATIENCE):
-            while (job := (await self.client.get(f"/v1/jobs/{id}", headers=headers)).json())["ended"] is None:
-                await asyncio.sleep(0.01)
-        return dict(job)
+
+        async def over() -> bool:
+            job.update((await self.client.get(f"/v1/jobs/{id}", headers=headers)).json())
+            return job["ended"] is not None
+
+        job: dict[str, Any] = {}
+        await until(over)
+        return job
 
 
 @asynccontextmanager
@@ -70,7 +74,10 @@ async def serving(settings: Settings, workers: int = 1) -> AsyncIterator[Served]
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     store = Store(settings)
     try:
-        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://t") as client,
+        ):
             yield Served(client, app, engines, store)
     finally:
         for each in engines:
@@ -140,5 +147,5 @@ def settled(key: str, outcome: Literal["completed", "lost"] = "completed", spend
 async def until(condition: Any) -> None:
     """Wait until an async condition holds."""
     async with asyncio.timeout(PATIENCE):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - what is waited for happens in other processes
             await asyncio.sleep(0.01)

@@ -207,6 +207,8 @@ async def test_a_batch_that_makes_no_sense_is_refused(asked: dict[str, Any], tol
     [
         ("/v1/jobs?limit=0", {}, 422),
         ("/v1/jobs?limit=x", {}, 422),
+        ("/v1/jobs?limt=3", {}, 422),
+        ("/v1/budget?x", {}, 422),
         ("/v1/jobs?before=nan", {}, 422),
         ("/v1/jobs?before=-1", {}, 422),
         ("/v1/jobs/nothing", {}, 404),
@@ -218,9 +220,7 @@ async def test_a_batch_that_makes_no_sense_is_refused(asked: dict[str, Any], tol
         ("/v1/nothing", {}, 404),
     ],
 )
-async def test_what_is_not_there_is_not_found(
-    path: str, headers: dict[str, str], status: int, service: Served
-) -> None:
+async def test_what_is_not_there_is_not_found(path: str, headers: dict[str, str], status: int, service: Served) -> None:
     answered = await service.client.get(path, headers=headers)
     assert (answered.status_code, answered.json()["status"]) == (status, status)
 
@@ -231,6 +231,12 @@ async def test_a_last_event_that_cannot_have_been_is_no_failure(last: str, servi
     answered = await service.client.get(job["links"]["events"], headers={"Last-Event-ID": last})
     assert answered.status_code in (200, 422)
     assert answered.status_code == 422 or "event: result" in answered.text
+
+
+async def test_an_unknown_query_parameter_is_named_with_the_nearest(service: Served) -> None:
+    told = (await service.client.get("/v1/jobs?limt=3")).json()
+    assert told["detail"] == "unknown parameter 'limt'; did you mean 'limit'?"
+    assert told["errors"][0]["pointer"] == "limt"
 
 
 async def test_a_wrong_method_says_which_are_right(service: Served) -> None:
@@ -247,7 +253,7 @@ async def test_an_idempotency_key_is_a_short_word(key: str, service: Served) -> 
 
 async def test_a_client_that_goes_away_in_the_middle_of_its_request_harms_nobody(service: Served) -> None:
     async with listening(service.app) as client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
+        _reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port)
         writer.write(b"POST /v1/jobs HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n{")
         await writer.drain()
         writer.close()

@@ -16,7 +16,9 @@ BATCH = {"problems": [{"problem": "a"}, {"problem": "b"}], "budget": {"tokens": 
 POSTS: list[tuple[str, dict[str, Any]]] = [("/v1/solve", ASKED), ("/v1/jobs", ASKED), ("/v1/batches", BATCH)]
 
 
-async def asked(service: Served, path: str, body: dict[str, Any], key: str, **headers: str) -> tuple[int, dict[str, Any]]:
+async def asked(
+    service: Served, path: str, body: dict[str, Any], key: str, **headers: str
+) -> tuple[int, dict[str, Any]]:
     answered = await service.client.post(path, json=body, headers={"Idempotency-Key": key, **headers})
     return answered.status_code, answered.json()
 

@@ -144,23 +144,19 @@ async def test_a_purged_job_is_gone(service: Served, valkey: Redis) -> None:
 
 
 def kept(valkey: Redis) -> list[bytes]:
-    """All that Redis holds, as it dumps it."""
-    values: list[bytes] = []
-    for key in valkey.keys():
-        kind = valkey.type(key)
-        read = {
-            b"hash": lambda key: [part for pair in valkey.hgetall(key).items() for part in pair],
-            b"list": lambda key: valkey.lrange(key, 0, -1),
-            b"zset": lambda key: valkey.zrange(key, 0, -1),
-            b"string": lambda key: [valkey.get(key)],
-        }[kind]
-        values += [key, *read(key)]
-    return values
+    """All that Redis holds: keys and values."""
+    read: dict[str, Any] = {
+        "hash": lambda key: [part for pair in valkey.hgetall(key).items() for part in pair],
+        "list": lambda key: valkey.lrange(key, 0, -1),
+        "zset": lambda key: valkey.zrange(key, 0, -1),
+        "string": lambda key: [valkey.get(key)],
+    }
+    keys: Any = valkey.keys("*")
+    kinds: Any = [valkey.type(key) for key in keys]
+    return [part for key, kind in zip(keys, kinds, strict=True) for part in (key, *read[kind.decode()](key))]
 
 
-async def test_nothing_of_a_job_that_is_not_to_be_stored_is_left_but_its_result(
-    service: Served, valkey: Redis
-) -> None:
+async def test_nothing_of_a_job_that_is_not_to_be_stored_is_left_but_its_result(service: Served, valkey: Redis) -> None:
     job = (await service.client.post("/v1/solve", json={**ASKED, "problem": "my secret", "store": False})).json()
     assert job["result"]["answer"] == "12"
     assert not any(b"my secret" in value for value in kept(valkey))

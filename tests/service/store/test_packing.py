@@ -43,7 +43,7 @@ def test_every_record_of_a_run_is_the_same_again(strategy: Strategy) -> None:
 
 def test_there_is_no_type_of_record_that_was_not_tried() -> None:
     records = [record for strategy in (DVTS(n=8), Nested()) for record in recorded(strategy)]
-    more = [
+    more: list[Record] = [
         Checkpoint(key="0.0", piece=completion("so"), at=1.0),
         Computed(key="0", request="r", value=[[0, 1], "ü"], timed_out=False, at=0.5),
     ]
@@ -91,7 +91,12 @@ def test_the_journal_of_a_real_model_has_six_bytes_a_token_at_most(strategy: Str
     problem, journal = Problem.ask(CHAIN, PROBLEM.kind, ""), MemoryJournal()
     backend = open_backend("local:evals/lab/models/chain-2m")
     result = solved(
-        strategy, Budget(tokens=2_000), backend=backend, journal=journal, problem=problem, sampling=Sampling(max_tokens=256)
+        strategy,
+        Budget(tokens=2_000),
+        backend=backend,
+        journal=journal,
+        problem=problem,
+        sampling=Sampling(max_tokens=256),
     )
     assert result.bill.tokens > 500
     assert sum(map(len, map(packed, journal.records))) <= 6 * result.bill.tokens

@@ -221,6 +221,7 @@ async def test_a_job_of_a_batch_keeps_its_share_when_its_worker_dies(store: Stor
     await store.release({first.id: first.fence})
     (again,) = await claimed(store)
     assert (again.id, again.spec.budget) == (first.id, first.spec.budget)
+    assert (await claimed(store))[0].spec.budget.tokens == 150
 
 
 async def test_what_a_batch_set_aside_is_given_back_with_its_last_job(store: Store) -> None:

@@ -143,7 +143,7 @@ async def test_whoever_lost_its_lease_can_neither_write_nor_end_the_job(store: S
 
 async def test_every_script_can_be_sent_twice(store: Store, valkey: Redis) -> None:
     for _ in range(2):
-        assert await store.submit("a", [spec("1")], idempotency="k", digest="d") == "1"
+        assert await store.submit("a", [spec("1")]) == "1"
     assert valkey.llen("tts:queue:a") == 1
     (claim,) = await claimed(store)
     for _ in range(2):

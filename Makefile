@@ -7,7 +7,7 @@ LOCAL = $(VENV)/.installed-local
 DEV = $(VENV)/.installed-dev
 SGLANG = .sglang/.installed
 
-.PHONY: demo test test-sglang sglang check banks searches clean
+.PHONY: demo test test-sglang sglang faults check banks searches clean
 
 demo: $(LOCAL)
 	$(RUN)tts solve "Tom has 3 boxes with 4 pencils in each box. How many pencils does he have in all?" \
@@ -23,6 +23,11 @@ sglang: $(SGLANG)
 
 test-sglang: $(DEV) $(SGLANG)
 	$(RUN)python -m pytest tests/sglang
+
+# 200 kills of each part of the service: about forty minutes; what came of it is added to runs/faults.log.
+faults: $(DEV)
+	@mkdir -p runs
+	TTS_TEST_KILLS=200 TTS_TEST_LOG=runs/faults.log $(RUN)python -m pytest -q tests/service/faults
 
 check: $(DEV)
 	$(RUN)ruff check .

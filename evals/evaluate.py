@@ -10,10 +10,10 @@ from evals.plan import Method, Plan
 from evals.pool import Pool
 from evals.records import ROWS, SAMPLES, Cell, Row, Sample, Settings, claim_folder, key_of
 from evals.suites import SUITES, Item, Suite
-from tts.backends.base import Backend, is_virtual
+from tts.backends.base import Backend, gone, is_virtual
 from tts.compute import in_process
 from tts.cost import Prices
-from tts.errors import NoSamples, PromptTooLong, TTSError, UsageError
+from tts.errors import BackendError, NoSamples, PromptTooLong, TTSError, UsageError
 from tts.lines import Lines
 from tts.run import all_of
 from tts.solve import solve
@@ -22,6 +22,8 @@ from tts.trace import idle
 from tts.types import Completion, Result, number
 
 GRADING_SECONDS = 10.0
+ENOUGH = 3
+"""Problems that may fail one after the other, because nobody answers, until the rest is not tried."""
 
 
 async def evaluate(
@@ -35,7 +37,7 @@ async def evaluate(
     """Solve what no row in `folder` tells about yet; every row of the plan, in the plan's order.
 
     A problem that failed is tried again by the next run; its latest row counts. `observe` sees every row, and whether
-    it is new.
+    it is new. Raises `BackendError`, with what was done kept, when a model is gone for good.
     """
     claim_folder(folder, settings)
     with Lines(folder / ROWS, Row) as rows, Lines(folder / SAMPLES, Sample) as samples:
@@ -62,6 +64,7 @@ class _Evaluation:
         for sample in samples.read():
             self._drawn.setdefault((sample.problem, sample.seed), {})[sample.number] = sample.completion
         self._places = asyncio.Semaphore(plan.concurrency)
+        self._lost: set[str] = set()
 
     async def all(self) -> None:
         wanted = [(item, seed) for seed in self._plan.seeds for item in self._plan.items]
@@ -90,6 +93,17 @@ class _Evaluation:
                 self._rows.append(row)
                 self._done[key_of(row)] = row
                 self._observe(row, True)
+                self._check_there(row, method)
+
+    def _check_there(self, row: Row, method: Method) -> None:
+        """Give up when so many problems have failed one after the other because of a model that is gone."""
+        absent = next(filter(None, map(gone, (self._backend, *method.models.values()))), None)
+        self._lost = self._lost | {row.problem} if row.error and absent else set()
+        if absent and len(self._lost) >= ENOUGH:
+            raise BackendError(
+                f"{absent}; {len(self._lost)} problems failed one after the other, so the rest is not tried: the rows "
+                "so far are kept, and the same command goes on from there"
+            )
 
     def _pool(self, item: Item, seed: int, todo: Iterable[tuple[Method, Cell]]) -> Backend:
         if any(cell.unit == "seconds" for _, cell in todo) or is_virtual(self._backend):
@@ -132,6 +146,8 @@ class _Evaluation:
                 seed=job_seed(item, seed),
                 runner=self._plan.runner,
             )
+            if absent := _unscored(method, result):
+                return _row(item, seed, cell, result, error=absent)
             return await self._graded(item, seed, cell, result)
         except NoSamples as error:
             return _row(item, seed, cell, error.result, error=str(error))
@@ -181,6 +197,13 @@ async def graded(suite: Suite, item: Item, answer: str) -> bool:
 def right(suite: str, item: Item, answer: str) -> bool:
     """A suite's grader by its name, which is all that has to travel to another process."""
     return SUITES[suite].right(item, answer)
+
+
+def _unscored(method: Method, result: Result) -> str | None:
+    """Why a method is not to be judged by this: a model that it asks beside the policy failed it, and is gone."""
+    failed = {call.role for call in result.trace.calls if call.outcome == "failed"}
+    reasons = [gone(model) for role, model in method.models.items() if role in failed]
+    return next(filter(None, reasons), None)
 
 
 def job_seed(item: Item, seed: int) -> int:

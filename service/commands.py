@@ -19,10 +19,10 @@ import click
 from click.core import ParameterSource
 
 from service.options import (
+    USUAL_VERIFIER,
     Variadic,
     ask,
     asked_by_profile,
-    build,
     check_flops,
     checked,
     models_of,
@@ -30,8 +30,10 @@ from service.options import (
     prices_of,
     profile_of,
     run_with,
+    strategy_of,
     verifier_of,
     with_defaults,
+    with_methods,
 )
 from strategies import STRATEGIES
 from tts.answers import Code, Runner, kinds
@@ -60,7 +62,7 @@ EVAL_EXIT_CODES = """\b
 Exit codes:
   0    done; problems that failed count as wrong and are listed
   2    bad usage
-  4    every problem failed
+  4    every problem failed, or a model is gone; what was written is kept
   130  Ctrl-C; what was written is kept"""
 
 
@@ -73,11 +75,13 @@ Exit codes:
   130  Ctrl-C"""
 
 
+STRATEGY_SPEC = "NAME[:PARAMETER=VALUE,…]"
+VERIFIER_SPEC = f"{STRATEGY_SPEC}[@BACKEND]"
 VERIFIER = click.option(
     "--verifier",
-    default="confidence",
+    default=USUAL_VERIFIER,
     show_default=True,
-    metavar="NAME[@BACKEND]",
+    metavar=VERIFIER_SPEC,
     help=f"Scores samples: {', '.join(VERIFIERS)}; read by the model of a backend.",
 )
 
@@ -90,7 +94,14 @@ def cli() -> None:
 
 @cli.command(epilog=EXIT_CODES)
 @click.argument("problem")
-@click.option("-s", "--strategy", default="best_of_n", show_default=True, help="How to spend; see `tts strategies`.")
+@click.option(
+    "-s",
+    "--strategy",
+    default="best_of_n",
+    show_default=True,
+    metavar=STRATEGY_SPEC,
+    help="How to spend; see `tts strategies`.",
+)
 @click.option(
     "-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A strategy's parameter; repeatable."
 )
@@ -242,7 +253,8 @@ def evaluate(suite: str, **options: Any) -> None:
     Suites: chain and countdown (the lab's, with models of their own), gsm8k, math500, aime24, aime25, amc23, humaneval.
     Rows are written as they finish; the same command goes on where it was interrupted.
     """
-    guarded(lambda: _extra("evaluation").run(suite, options))
+    explicit = _explicit()
+    guarded(lambda: _extra("evaluation").run(suite, with_methods(options, explicit)))
 
 
 @cli.command("report")
@@ -361,7 +373,11 @@ def whatif(banks: tuple[File, ...], **options: Any) -> None:
 
 @cli.command(epilog=DOCTOR_EXIT_CODES)
 @click.argument("backend")
-@click.option("--verifier", metavar="NAME@BACKEND", help="The verifier, and the servers of its model.")
+@click.option(
+    "--verifier",
+    metavar=VERIFIER_SPEC,
+    help="The verifier, and the servers of its model.  [default: that of a profile]",
+)
 @click.option(
     "--verifier-param", "verifier_params", multiple=True, metavar="NAME=VALUE", help="A verifier's parameter."
 )
@@ -501,7 +517,7 @@ def _solve(text: str, options: dict[str, Any], explicit: frozenset[str]) -> int:
     from service.tree import SearchTree
     from tts.journal import JsonlJournal, MemoryJournal
 
-    strategy: Strategy = build(STRATEGIES, "strategy", options["strategy"], options["params"])
+    strategy = strategy_of(options["strategy"], options["params"])
     scorer = verifier_of(options["verifier"], options["verifier_params"])
     problem = ask(text, options["answer"], options["instruction"], options["step_end"])
     problem = asked_by_profile(profile_of(options["backend_name"]), problem, strategy, explicit)
@@ -516,8 +532,9 @@ def _solve(text: str, options: dict[str, Any], explicit: frozenset[str]) -> int:
             click.echo(f"no budget given: using --tokens {DEFAULT_TOKENS}", err=True)
         with working(f"loading {options['backend_name']}"):
             backend = open_backend(options["backend_name"])
-            models = {"policy": backend, **models_of(strategy, scorer, {})}
-        prices = prices_of(options["prices"], models.values(), options["backend_name"])
+            readers: dict[str, Backend] = {}
+            models = {"policy": backend, **models_of(strategy, scorer, readers)}
+        prices = prices_of(options["prices"], models.values(), options["backend_name"], readers)
         check_flops("flops" in units, models.values())
         if journal and is_virtual(backend):
             raise UsageError("a job on recorded samples costs nothing and is not resumed: leave out --journal")

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import click
@@ -21,7 +21,7 @@ from tts.errors import NoSamples
 from tts.journal import Held, Record, Settled
 from tts.strategy import Strategy
 from tts.trace import FINISHER
-from tts.types import Budget, Problem, Result
+from tts.types import Budget, Completion, Problem, Result
 
 BACKEND_FAILED, NO_ANSWER, INTERRUPTED = 4, 3, 130
 QUIET_SECONDS = 2.0
@@ -34,7 +34,7 @@ class Progress:
     def __init__(self, problem: Problem, strategy: Strategy, budget: Budget) -> None:
         self._kind, self._strategy, self._budget = problem.kind, strategy, budget
         self._began = time.monotonic()
-        self.spent = self.sent = self.settled = 0
+        self.spent = self.sent = self.settled = self.steps = 0
         self.held: dict[str, int] = {}
         self.usd = self.flops = 0.0
         self.votes: Counter[str] = Counter()
@@ -49,19 +49,30 @@ class Progress:
             self.spent += int(record.spend.tokens)
             self.usd += record.spend.usd
             self.flops += record.spend.flops
-            if record.segments and not record.key.startswith(FINISHER):
-                self._sample("".join(s.text for s in record.segments), record.segments[-1].finish == "stop")
+            if record.segments and record.role == "policy" and not record.key.startswith(FINISHER):
+                self._came(record.segments)
 
     def line(self) -> str:
         """One plain line."""
         in_flight = f", {len(self.held)} in flight" if self.held else ""
-        return f"{self._strategy.name}: {self.settled} samples{in_flight}, {self._burnt()}"
+        return f"{self._strategy.name}: {self._arrived()}{in_flight}, {self._burnt()}"
 
     def __rich__(self) -> RenderableType:
         table = Table.grid(padding=(0, 2))
-        table.add_row(Text(self._strategy.name, style="bold"), f"{self.settled} samples, {len(self.held)} in flight")
+        table.add_row(Text(self._strategy.name, style="bold"), f"{self._arrived()}, {len(self.held)} in flight")
         table.add_row("budget", ProgressBar(total=1.0, completed=min(1.0, self._fraction()), width=40), self._burnt())
         return Group(table, self._vote())
+
+    def _arrived(self) -> str:
+        return f"{self.steps} steps, {self.settled} samples" if self.steps else f"{self.settled} samples"
+
+    def _came(self, segments: Sequence[Completion]) -> None:
+        """A step that goes on, or the end of a sample."""
+        finish = segments[-1].finish
+        if finish == "until":
+            self.steps += 1
+        else:
+            self._sample("".join(segment.text for segment in segments), finish == "stop")
 
     def _sample(self, text: str, finished: bool) -> None:
         self.settled += 1
@@ -187,7 +198,7 @@ def _bill(result: Result, strategy: str) -> RenderableType:
     usage = result.usage.get("policy")
     prompt = f", {usage.prompt_tokens:,} prompt ({usage.cached_tokens:,} cached)" if usage else ""
     lost = f" ({bill.lost:,} of them lost)" if bill.lost else ""
-    usd = "no price known" if bill.usd is None else f"${bill.usd:.6f}"
+    usd = f"no price known for {', '.join(bill.unpriced)}" if bill.usd is None else f"${bill.usd:.6f}"
     read = sum(use.prompt_tokens - use.cached_tokens for role, use in result.usage.items() if role != "policy")
     prompt += f", {read:,} read by the verifier" if read else ""
     return Text(

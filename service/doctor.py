@@ -23,6 +23,7 @@ from service.examination import (
     LOG,
     OPENING,
     PROBLEM,
+    SPELLING,
     TRIED,
     Case,
     Check,
@@ -34,9 +35,10 @@ from service.examination import (
     ok,
     reachable,
 )
-from service.options import ask, spelled_out, verifier_of
+from service.options import ask, profile_of, spelled_out, verifier_of
 from service.progress import progress
 from tts.backends.sglang import SGLangBackend
+from tts.backends.sglang.likeness import ForeignTokenizer
 from tts.backends.sglang.wire import Failure
 from tts.errors import BackendError, TTSError, UsageError, counted
 from tts.strategy import Verifier
@@ -124,13 +126,19 @@ async def examine(servers: Sequence[Server], case: Case) -> list[Finding]:
 def _refused(servers: Sequence[Server], opened: Sequence[Patient | BaseException]) -> list[Finding]:
     pairs = zip(servers, opened, strict=True)
     errors = [(server.role, server.url, each) for server, each in pairs if isinstance(each, BaseException)]
+    nobody = len(errors) == len(servers) and not any(isinstance(each, ForeignTokenizer) for _, _, each in errors)
     for _, _, error in errors:
-        if len(errors) == len(servers) or not isinstance(error, TTSError):
+        if nobody or not isinstance(error, TTSError):
             raise error
     return [
-        Finding(role=role, server=url, check="reachable", **complaint(error)._asdict())  # type: ignore[arg-type]
+        Finding(role=role, server=url, check=_failed(error), **complaint(error)._asdict())  # type: ignore[arg-type]
         for role, url, error in errors
     ]
+
+
+def _failed(error: BaseException) -> str:
+    """The check that a server did not pass which was not admitted."""
+    return "tokenizer" if isinstance(error, ForeignTokenizer) else "reachable"
 
 
 def _together(patients: Sequence[Patient]) -> list[Finding]:
@@ -149,8 +157,14 @@ async def _examined(patients: Sequence[Patient]) -> list[Finding]:
         assert patient.prompt  # a problem that cannot be spelled is refused before anything is asked
     first = await asyncio.gather(*(tried(each, Check("reachable", reachable)) for each in patients))
     told = [finding(each, held.check, held.outcome(known(each.facts))) for each in patients for held in HELD[each.role]]
-    checks = [tried(each, check) for each in patients for check in TRIED[each.role]]
-    found = [*first, *told, *await _with_progress(checks)]
+    spelt = await asyncio.gather(*(tried(each, SPELLING) for each in patients))
+    checks = [
+        tried(each, check)
+        for each, alike in zip(patients, spelt, strict=True)
+        for check in TRIED[each.role]
+        if alike.status != "problem" or not check.sends_ids
+    ]
+    found = [*first, *told, *spelt, *await _with_progress(checks)]
     return [each for patient in patients for each in found if (each.role, each.server) == (patient.role, patient.url)]
 
 
@@ -170,14 +184,24 @@ async def _with_progress(checks: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
 
 def doctor(backend: str, options: Mapping[str, Any]) -> int:
     """Examine a deployment and print what was found. Returns the exit code."""
-    name, _, reader = (options["verifier"] or "").partition("@")
-    verifier = verifier_of(options["verifier"], options["verifier_params"]) if name else None
+    verifier = verifier_asked(backend, options)
+    reader = getattr(verifier, "model", "")
     if verifier is not None and (verifier.reads is None or not reader):
-        raise UsageError(f"{name} is read by no server; name a verifier that is: --verifier prm@sglang:URL")
+        raise UsageError(f"{verifier.name} is read by no server; name a verifier that is: --verifier prm@sglang:URL")
     servers = [*servers_of("policy", backend), *(servers_of("verifier", reader) if verifier else ())]
     findings = asyncio.run(examine(servers, case_of(verifier, options)))
     show(findings, options["as_json"])
     return int(any(each.status == "problem" for each in findings))
+
+
+def verifier_asked(backend: str, options: Mapping[str, Any]) -> Verifier | None:
+    """The verifier that was named, else that of the profile, if SGLang servers read for it."""
+    if options["verifier"]:
+        return verifier_of(options["verifier"], options["verifier_params"])
+    found = profile_of(backend)
+    own = verifier_of(found[0].verifier, options["verifier_params"]) if found and found[0].verifier else None
+    served = own is not None and spelled_out(getattr(own, "model", ""))[0] == "sglang"
+    return own if served else None
 
 
 def case_of(verifier: Verifier | None, options: Mapping[str, Any]) -> Case:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,20 +27,20 @@ from evals.report import Point, Section, as_object, no_baseline, read_sections
 from evals.suites import SUITES, Item, Suite, digested
 from service.display import BACKEND_FAILED, INTERRUPTED, working
 from service.options import (
+    USUAL_VERIFIER,
     asked_by_profile,
     bank_behind,
-    build,
     check_flops,
     checked,
     models_of,
     open_backend,
     prices_of,
     profile_of,
-    read_by,
     run_with,
+    strategy_of,
+    verifier_of,
 )
 from service.progress import progress
-from strategies import STRATEGIES
 from tts.answers import Code
 from tts.backends.base import Backend
 from tts.errors import UsageError, counted, unknown
@@ -65,10 +66,12 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
     profiled = profile_of(backend_name)
     own = profiled[1].drawn if profiled else {}
     sampling = chosen_sampling(suite.sampling.model_copy(update=own), options)
-    plan = _plan(suite, split, options)
+    readers: dict[str, Backend] = {}
+    plan = _plan(suite, split, options, readers)
+    baseline = baseline_of(options["baseline"], options["strategies"], plan.methods)
     with working(f"loading {backend_name}"):
         backend = open_backend(backend_name)
-    prices = prices_of(options["prices"], plan.backends(backend), backend_name)
+    prices = prices_of(options["prices"], plan.backends(backend), backend_name, readers)
     check_flops(any(unit == "flops" for unit, _ in plan.budgets), plan.backends(backend))
     if bank := bank_behind(backend_name):
         check_plan(bank, plan)
@@ -89,18 +92,16 @@ def run(suite_name: str, options: dict[str, Any]) -> int:
             f"tts: interrupted; the rows in {folder} are kept, and the same command goes on from there", err=True
         )
         return INTERRUPTED
-    report([folder], folder, options["baseline"], as_json=False)
+    report([folder], folder, baseline, as_json=False)
     return BACKEND_FAILED if all(row.error for row in rows) else 0
 
 
-def _plan(suite: Suite, split: Split, options: dict[str, Any]) -> Plan:
-    """What to run; bad methods, budgets and data are refused here."""
+def _plan(suite: Suite, split: Split, options: dict[str, Any], opened: dict[str, Backend]) -> Plan:
+    """What to run; bad methods, budgets and data are refused here. The models that read are kept in `opened`."""
     specs = [parsed_method(spec, options["verifier"], own=suite.verifiers) for spec in options["strategies"]]
-    opened: dict[str, Backend] = {}
+    baseline_of(options["baseline"], options["strategies"], specs)
     methods = [replace(each, models=models_of(each.strategy, each.verifier, opened)) for each in specs]
     budgets = asked_budgets(options)
-    if options["baseline"] not in (None, *options["strategies"]):
-        raise no_baseline(options["baseline"], options["strategies"])
     limit = options["limit"] or (LAB_PROBLEMS if len(suite.splits) > 1 and not options["data"] else None)
     return Plan(
         suite=suite,
@@ -235,14 +236,15 @@ def parsed_method(
     verifiers: Mapping[str, type[Verifier]] = VERIFIERS,
     own: Mapping[str, Verifier] = NONE_OF_ITS_OWN,
 ) -> Method:
-    """A method from `NAME[:PARAMETER=VALUE,…][@VERIFIER]`; `own` are the suite's verifiers."""
-    described, _, scorer = spec.partition("@")
-    name, _, parameters = described.partition(":")
-    strategy = build(STRATEGIES, "strategy", name, [p for p in parameters.split(",") if p])
+    """A method from `NAME[:PARAMETER=VALUE,…][@VERIFIER]`; `own` are the suite's verifiers. With another verifier it is
+    another method, so that its rows are never taken for those of the first."""
+    described, _, named = spec.partition("@")
+    strategy = strategy_of(described)
+    unsaid = "scores" in strategy.needs and not named and verifier != USUAL_VERIFIER
     return Method(
-        label=spec,
+        label=f"{spec}@{verifier}" if unsaid else spec,
         strategy=strategy,
-        verifier=parsed_verifier(scorer or verifier, verifiers, own),
+        verifier=parsed_verifier(named or verifier, verifiers, own),
         fixed="n" in strategy.model_fields_set,
     )
 
@@ -250,13 +252,17 @@ def parsed_method(
 def parsed_verifier(spec: str, verifiers: Mapping[str, type[Verifier]], own: Mapping[str, Verifier]) -> Verifier:
     """A verifier from `NAME[:PARAMETER=VALUE,…][@BACKEND]`: one of the suite's, with what is to be different, or any
     other."""
-    described, _, backend = spec.partition("@")
-    name, _, parameters = described.partition(":")
-    given = [*(p for p in parameters.split(",") if p), *read_by(backend)]
-    if name not in own:
-        return build({**{each: type(v) for each, v in own.items()}, **verifiers}, "verifier", name, given)
-    values = build({name: type(own[name])}, "verifier", name, given).model_dump(exclude_unset=True)
-    return own[name].model_copy(update=values)
+    made = verifier_of(spec, (), {**verifiers, **{name: type(each) for name, each in own.items()}})
+    name = re.split("[:@]", spec)[0]
+    return own[name].model_copy(update=made.model_dump(exclude_unset=True)) if name in own else made
+
+
+def baseline_of(named: str | None, specs: Sequence[str], methods: Sequence[Method]) -> str | None:
+    """The label of the method that others are compared with, which may be named as its strategy was."""
+    labels = {**dict(zip(specs, (each.label for each in methods), strict=True)), **{m.label: m.label for m in methods}}
+    if named is not None and named not in labels:
+        raise no_baseline(named, list(labels))
+    return labels[named] if named is not None else None
 
 
 def chosen_sampling(default: Sampling, options: dict[str, Any]) -> Sampling:

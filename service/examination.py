@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from tts.backends.prompt import Prompter
@@ -18,10 +20,11 @@ from tts.backends.sglang.about import SAME
 from tts.backends.sglang.replica import Replica, capacity_of
 from tts.backends.sglang.wire import Wire, readout, said
 from tts.errors import UsageError, counted
+from tts.journal import Record, Settled
 from tts.run import Run
 from tts.solve import solve
 from tts.strategy import Strategy, Verifier
-from tts.types import Answer, Budget, Need, Noun, Path, Problem
+from tts.types import Answer, Budget, Need, Noun, Path, Problem, Verdicts
 
 Status = Literal["ok", "warning", "problem"]
 Facts = Mapping[str, Any]
@@ -41,6 +44,10 @@ ABORTING = 2.0
 """Seconds within which an aborted generation has to end."""
 ROUNDING = 0.25
 """Log-probabilities that differ by less may come from kernels that round differently: the step of bfloat16 logits."""
+SHORTEST = 256
+"""Tokens of KV cache for each request below which they are more than a server can hold, whatever they are."""
+NEGLIGIBLE = 0.01
+"""The chance of all answers together below which a model does not answer what it is asked."""
 LONGEST_PAGE = 16
 COLOURS: Mapping[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 LOG = "see the server's log"
@@ -242,6 +249,11 @@ POLICY_SETTINGS = (
         "each piece repeats all before it: quadratic in a text's length", "warning", "--incremental-streaming-output",
     ),
     Setting(
+        "requests at once", lambda f: f["each"] >= SHORTEST, "{at_once}, with {each} tokens of KV cache each",
+        "{at_once}, with {each} tokens of KV cache each: a full cache retracts requests and reads them again",
+        "warning", "--max-running-requests N, the tokens of KV cache divided by a path's mean length",
+    ),
+    Setting(
         "determinism", lambda f: f["enable_deterministic_inference"], "on: seeds of requests hold",
         "off: seeds of requests are ignored", "ok", "--enable-deterministic-inference, if they are wanted",
     ),
@@ -255,6 +267,8 @@ def known(facts: Facts) -> Facts:
         lambda: None,
         {
             **facts,
+            "at_once": at_once,
+            "each": total // max(1, at_once),
             "fitting": min(at_once, total // max(1, context)),
             "capacity": f"{total:,} tokens of KV cache, {context:,} of context, {at_once:,} requests at once",
         },
@@ -288,7 +302,9 @@ async def tokenizer(patient: Patient) -> Outcome:
     if not wrong:
         return ok(f"{counted(len(ours), 'text')} spelled alike")
     seen = f"{wrong[0]!r} is spelled differently here and there"
-    return Outcome("problem" if question in wrong else "warning", seen, FOLDER)
+    if question in wrong:
+        return Outcome("problem", f"{seen}; nothing that sends token ids was tried", FOLDER)
+    return Outcome("warning", seen, FOLDER)
 
 
 async def template(patient: Patient) -> Outcome:
@@ -386,11 +402,14 @@ async def stop_strings(patient: Patient) -> Outcome:
 async def telling_apart(patient: Patient) -> Outcome:
     """The verifier does what it does in a job: one that cannot read says so here."""
     pair = (patient.case.good, patient.case.bad)
-    (good, notes), (bad, _) = await asyncio.gather(*(_weighed(patient, each) for each in pair))
-    if good is None or bad is None:
-        return Outcome("problem", f"no score: {'; '.join(notes) or 'nothing was read'}", LOG)
-    seen = f"{good:.3g} for a good solution and {bad:.3g} for a bad one"
-    if good > bad:
+    good, bad = await asyncio.gather(*(_weighed(patient, each) for each in pair))
+    if good.score is None or bad.score is None:
+        return Outcome("problem", f"no score: {'; '.join(good.notes) or 'nothing was read'}", LOG)
+    seen = f"{good.score:.3g} for a good solution and {bad.score:.3g} for a bad one"
+    if good.mass is not None and good.mass < NEGLIGIBLE:
+        seen += f", and of a good one it says what it is asked about with a chance of {good.mass:.1g}"
+        return Outcome("warning", seen, "serve a model that was trained for this form, or choose its own form=…")
+    if good.score > bad.score:
         return ok(seen)
     way_out = "choose another --verifier-param form=…, or name a pair such as it was trained on: --problem --good --bad"
     return Outcome("warning", seen, way_out)
@@ -412,35 +431,64 @@ class Weighing(Strategy):
         yield Answer(text=self.text, path=path, extracted=True, support=0.0, chosen=self.name)
 
 
-async def _weighed(patient: Patient, text: str) -> tuple[float | None, Sequence[str]]:
-    verifier = patient.case.verifier
+class Weight(NamedTuple):
+    """What a verifier says of a solution; `mass` is the chance, at the median of the places looked at, that its model
+    says any of the tokens that it is asked about. None where it is asked about classes, or nothing was read."""
+
+    score: float | None
+    mass: float | None
+    notes: Sequence[str]
+
+
+async def _weighed(patient: Patient, text: str) -> Weight:
+    verifier, read = patient.case.verifier, list[Verdicts]()
     assert verifier is not None
     assert verifier.reads is not None
+
+    def observe(record: Record) -> None:
+        if isinstance(record, Settled) and record.verdicts is not None:
+            read.append(record.verdicts)
+
     models = {"policy": patient.backend, verifier.reads: patient.backend}
-    budget = Budget(seconds=LIMIT / 2)
-    result = await solve(patient.case.problem, Weighing(text=text), models, budget=budget, scorer=verifier)
+    result = await solve(
+        patient.case.problem,
+        Weighing(text=text),
+        models,
+        budget=Budget(seconds=LIMIT / 2),
+        scorer=verifier,
+        observe=observe,
+    )
     score = result.answer.path.score if result.answer else None
-    return score.value if score else None, result.notes
+    mass = None if patient.backend.speller.classes else _mass(read)
+    return Weight(score.value if score else None, mass, result.notes)
+
+
+def _mass(read: Sequence[Verdicts]) -> float | None:
+    places = [sum(map(math.exp, look)) for verdicts in read for looks in verdicts.pieces or () for look in looks]
+    return median(places) if places else None
 
 
 class Check(NamedTuple):
-    """Something that is tried on a server; how bad it is where it cannot be tried, and what to do then."""
+    """Something that is tried on a server; how bad it is where it cannot be tried, and what to do then. One that
+    `sends_ids` is not tried on a server that spells otherwise: they may be ids that it has no token for, and end it."""
 
     name: str
     tried: Callable[[Patient], Awaitable[Outcome]]
     failing: Status = "problem"
     way_out: str = LOG
+    sends_ids: bool = True
 
 
+SPELLING = Check("tokenizer", tokenizer, "warning", "serve with SGLang 0.5", sends_ids=False)
+"""Comes before the others."""
 CHECKS = (
-    Check("load report", loads, way_out=BETWEEN),
-    Check("tokenizer", tokenizer, "warning", "serve with SGLang 0.5"),
+    Check("load report", loads, way_out=BETWEEN, sends_ids=False),
     Check("decoding", decoding, "warning", "serve with SGLang 0.5"),
 )
 TRIED: Mapping[str, Sequence[Check]] = {
     "policy": (
         *CHECKS,
-        Check("chat template", template, "warning", "none, if the model has no chat template"),
+        Check("chat template", template, "warning", "none, if the model has no chat template", sends_ids=False),
         Check("log-probabilities", log_probabilities),
         Check("continuation", continuation),
         Check("abort", abort, way_out=BETWEEN),

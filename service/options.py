@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 import sys
 from collections.abc import Container, Coroutine, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +14,8 @@ import click
 from pydantic import BaseModel, ValidationError
 
 import evals.suites  # noqa: F401  their tasks register answer kinds of their own
+from service.opening import bank, opened
+from strategies import STRATEGIES
 from strategies.tree import StepSearch
 from tts.answers import AnswerKind, kind_from
 from tts.backends.base import Backend, Connected, is_virtual
@@ -30,6 +30,8 @@ from verifiers import VERIFIERS
 if TYPE_CHECKING:
     from tts.bank import Bank
 
+USUAL_VERIFIER = "confidence"
+NOBODY: Mapping[str, Backend] = {}
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -96,16 +98,30 @@ def with_defaults(options: Mapping[str, Any], explicit: Container[str]) -> dict[
     if found is None:
         return dict(options)
     profile, mode = found
-    name, _, parameters = (profile.strategy or options["strategy"]).partition(":")
-    budget = profile.budget.model_dump(exclude_none=True) if profile.budget else {}
-    defaults: dict[str, Any] = {
-        "strategy": name,
-        "params": tuple(filter(None, parameters.split(","))) if "strategy" not in explicit else (),
-        "verifier": profile.verifier or options["verifier"],
-        **mode.drawn,
-        **({} if any(unit in explicit for unit in ("tokens", "seconds", "usd", "flops")) else budget),
-    }
-    return {**options, **{key: value for key, value in defaults.items() if key not in explicit}}
+    usual = {"strategy": profile.strategy, "verifier": profile.verifier, **mode.drawn, **_budget(profile, explicit)}
+    return {**options, **_ungiven(usual, explicit)}
+
+
+def with_methods(options: Mapping[str, Any], explicit: Container[str]) -> dict[str, Any]:
+    """The options of `tts eval`, where they were not given those of the profile that is used; each unit of its budget
+    is a budget."""
+    found = profile_of(options["backend_name"] or "")
+    if found is None:
+        return dict(options)
+    profile = found[0]
+    strategies = (profile.strategy,) if profile.strategy else None
+    budgets = {unit: (amount,) for unit, amount in _budget(profile, explicit).items()}
+    return {**options, **_ungiven({"strategies": strategies, "verifier": profile.verifier, **budgets}, explicit)}
+
+
+def _budget(profile: Profile, explicit: Container[str]) -> dict[str, Any]:
+    """The profile's, by units, where none was given."""
+    given = any(unit in explicit for unit in ("tokens", "seconds", "usd", "flops", "samples"))
+    return profile.budget.model_dump(exclude_none=True) if profile.budget and not given else {}
+
+
+def _ungiven(usual: Mapping[str, Any], explicit: Container[str]) -> dict[str, Any]:
+    return {name: value for name, value in usual.items() if value is not None and name not in explicit}
 
 
 def profiles() -> dict[str, Profile]:
@@ -140,14 +156,13 @@ def spelled_out(name: str) -> tuple[str, str, dict[str, Any]]:
 
 def _settings(scheme: str, profile: Profile, mode: Mode) -> dict[str, Any]:
     """What a profile says. What a kind of backend cannot be told is refused, not dropped."""
-    template = profile.chat_template.read_text(encoding="utf-8") if profile.chat_template else None
-    spelled = {"template": template, "variables": mode.template or None}
+    spelled = {"template": _template(profile), "variables": mode.template or None}
     given: dict[str, Any] = {
         "name": profile.name,
         "tokenizer": profile.tokenizer,
         "context": profile.context,
         "parameters": profile.parameters,
-        "api_key": os.environ.get(profile.api_key_env) if profile.api_key_env else None,
+        "api_key": _key(profile),
         **spelled,
     }
     known = {"sglang": set(given), "local": set(spelled), "litellm": {"context", "parameters"}}
@@ -157,27 +172,38 @@ def _settings(scheme: str, profile: Profile, mode: Mode) -> dict[str, Any]:
     return settings
 
 
+def _template(profile: Profile) -> str | None:
+    """The chat template that is used instead of the model's own."""
+    try:
+        return profile.chat_template.read_text(encoding="utf-8") if profile.chat_template else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read the profile's chat_template {profile.chat_template}: {one_line(error)}"
+        ) from error
+
+
+def _key(profile: Profile) -> str | None:
+    """The server's key."""
+    if profile.api_key_env and not os.environ.get(profile.api_key_env):
+        raise UsageError(f"the profile's api_key_env names {profile.api_key_env}, and the environment has none; set it")
+    return os.environ[profile.api_key_env] if profile.api_key_env else None
+
+
 def open_backend(name: str) -> Backend:
     """The backend that `--backend` names."""
-    scheme, rest, settings = spelled_out(name)
-    if scheme == "local":
-        return _local(rest, settings)
-    if scheme == "bank":
-        return _remembered(_bank(rest))
-    if scheme == "fake":
-        return _fake(rest)
-    if scheme == "sglang":
-        return _sglang(rest, settings)
-    if scheme == "litellm":
-        return _litellm(rest, settings)
-    raise unknown("backend", scheme, ("local", "sglang", "litellm", "bank", "fake", *profiles()))
+    return opened(*spelled_out(name), profiles())
 
 
-def prices_of(file: File | None, models: Iterable[Backend], policy: str) -> dict[str, Price]:
-    """The table's prices, and for models that are not in it those of the policy's profile or of their providers."""
+def prices_of(
+    file: File | None, models: Iterable[Backend], policy: str, readers: Mapping[str, Backend] = NOBODY
+) -> dict[str, Price]:
+    """The table's prices, and for models that are not in it those of their profiles or of their providers. `policy`
+    names the first of the models, and `readers` are others by their names."""
     listed = {model.info.name: getattr(model, "price", None) for model in models}
-    if (found := profile_of(policy)) and found[0].price:
-        listed[next(iter(listed))] = found[0].price
+    named = [*((name, reader.info.name) for name, reader in readers.items()), (policy, next(iter(listed)))]
+    for name, model in named:
+        if (found := profile_of(name)) and found[0].price:
+            listed[model] = found[0].price
     asked = {name: price for name, price in listed.items() if price is not None}
     return {**asked, **(read_prices(file) if file else {})}
 
@@ -191,15 +217,25 @@ def check_flops(budgeted: bool, models: Iterable[Backend]) -> None:
             )
 
 
-def verifier_of(spec: str, params: Sequence[str]) -> Verifier:
-    """A verifier from `NAME[@BACKEND]` and `NAME=VALUE` parameters."""
-    name, _, backend = spec.partition("@")
-    return build(VERIFIERS, "verifier", name, [*params, *read_by(backend)])
+def strategy_of(spec: str, params: Sequence[str] = ()) -> Strategy:
+    """A strategy from `NAME[:PARAMETER=VALUE,…]` and more `NAME=VALUE` parameters, which go first."""
+    name, given = _parted(spec)
+    strategy: Strategy = build(STRATEGIES, "strategy", name, [*given, *params])
+    return strategy
 
 
-def read_by(backend: str) -> list[str]:
-    """The parameter that names a verifier's model, where `@BACKEND` came after its name."""
-    return [f"model={backend}"] if backend else []
+def verifier_of(spec: str, params: Sequence[str], known: Mapping[str, type[Verifier]] = VERIFIERS) -> Verifier:
+    """A verifier from `NAME[:PARAMETER=VALUE,…][@BACKEND]` and more `NAME=VALUE` parameters, which go first."""
+    described, _, backend = spec.partition("@")
+    name, given = _parted(described)
+    read_by = [f"model={backend}"] if backend else []
+    return build(known, "verifier", name, [*given, *params, *read_by])
+
+
+def _parted(described: str) -> tuple[str, list[str]]:
+    """The name and the parameters of `NAME[:PARAMETER=VALUE,…]`."""
+    name, _, parameters = described.partition(":")
+    return name, [each for each in parameters.split(",") if each]
 
 
 def models_of(strategy: Strategy, verifier: Verifier, opened: dict[str, Backend]) -> dict[Role, Backend]:
@@ -226,7 +262,7 @@ def _reader(asker: Strategy | Verifier, opened: dict[str, Backend]) -> Backend:
 def bank_behind(name: str) -> Bank | None:
     """The bank that `--backend` names, if it names one."""
     scheme, _, rest = name.partition(":")
-    return _bank(rest) if scheme == "bank" else None
+    return bank(rest) if scheme == "bank" else None
 
 
 def run_with(backends: Iterable[Backend], main: Coroutine[Any, Any, T]) -> T:
@@ -243,63 +279,6 @@ async def _closing(backends: Iterable[Backend], main: Coroutine[Any, Any, T]) ->
         for backend in backends:
             if isinstance(backend, Connected):
                 await backend.aclose()
-
-
-def _local(folder: str, settings: Mapping[str, Any]) -> Backend:
-    try:
-        from tts.backends.encoding import EncoderBackend
-        from tts.backends.local import LocalBackend
-        from tts.backends.weights import is_encoder
-    except ModuleNotFoundError as error:
-        raise UsageError(f"the local backend needs {error.name}; pip install 'test-time-scaling[local]'") from error
-    if folder and is_encoder(File(folder)):
-        return EncoderBackend(File(folder))
-    notice = partial(click.echo, err=True)
-    return LocalBackend(File(folder) if folder else None, notice=notice, **settings)
-
-
-def _sglang(urls: str, settings: Mapping[str, Any]) -> Backend:
-    try:
-        from tts.backends.sglang import SGLangBackend
-    except ModuleNotFoundError as error:
-        raise UsageError(f"the SGLang backend needs {error.name}; pip install 'test-time-scaling[sglang]'") from error
-    return asyncio.run(SGLangBackend.open([url for url in urls.split(",") if url], **settings))
-
-
-def _litellm(model: str, settings: Mapping[str, Any]) -> Backend:
-    if not model:
-        raise UsageError("the LiteLLM backend needs a model: --backend litellm:PROVIDER/MODEL")
-    from tts.backends.litellm import LiteLLMBackend
-
-    return LiteLLMBackend(model, **settings)
-
-
-def _bank(folder: str) -> Bank:
-    if not folder:
-        raise UsageError("the bank backend needs a bank: --backend bank:DIR")
-    try:
-        from tts.bank import Bank
-    except ModuleNotFoundError as error:
-        raise UsageError(f"banks need {error.name}; pip install 'test-time-scaling[evals]'") from error
-    return Bank(File(folder))
-
-
-def _remembered(bank: Bank) -> Backend:
-    from tts.backends.bank import BankBackend
-
-    return BankBackend(bank)
-
-
-def _fake(target: str) -> Backend:
-    from tts.backends.fake import FakeBackend
-
-    module, _, function = target.partition(":")
-    if not module or not function:
-        raise UsageError("the fake backend needs a handler: --backend fake:MODULE:FUNCTION")
-    try:
-        return FakeBackend(getattr(importlib.import_module(module), function))
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"no handler {target!r}: {error}") from error
 
 
 def _readable(data: bytes) -> str:

@@ -45,6 +45,7 @@ class Outcome(Noun):
     chosen: str | None
     extracted: bool | None
     text: str | None
+    finish: str | None
     votes: tuple[Vote, ...]
     confidence: float | None
     usage: Tokens
@@ -65,6 +66,7 @@ class Outcome(Noun):
             chosen=answer.chosen if answer else None,
             extracted=answer.extracted if answer else None,
             text=answer.path.text if answer else None,
+            finish=answer.path.finish if answer else None,
             votes=answer.votes if answer else (),
             confidence=result.confidence,
             usage=_tokens(result),

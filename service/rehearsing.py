@@ -14,10 +14,9 @@ from evals.page import amount, percent
 from evals.plan import Method
 from evals.plots import draw_whatif, write
 from evals.records import Unit
-from evals.report import no_baseline
 from evals.suites import Item
 from evals.whatif import Findings, Setting, Whatif, as_figures, cheapest, pareto, problems_of, rehearsed
-from service.evaluation import asked_budgets, columns_of, new_table, parsed_method, print_table, troubles
+from service.evaluation import asked_budgets, baseline_of, columns_of, new_table, parsed_method, print_table, troubles
 from service.progress import progress
 from tts.bank import Bank
 from tts.cost import Prices, read_prices
@@ -33,8 +32,7 @@ def whatif(folders: Sequence[File], options: dict[str, Any]) -> int:
     """Rehearse, and print what came of it."""
     prices = read_prices(options["prices"]) if options["prices"] else {}
     methods = [parsed_method(spec, options["verifier"], KNOWN) for spec in options["strategies"]]
-    if options["baseline"] not in (None, *options["strategies"]):
-        raise no_baseline(options["baseline"], options["strategies"])
+    options = {**options, "baseline": baseline_of(options["baseline"], options["strategies"], methods)}
     banks = [Bank(folder) for folder in folders]
     if len({bank.manifest.source for bank in banks}) > 1:
         raise UsageError("these banks are of different problems; compare banks of one suite, split and file")

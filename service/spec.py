@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+import evals.suites  # noqa: F401  their tasks register answer kinds of their own
 from tts.types import Budget, Noun, Problem, Sampling
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "dead"]
@@ -22,8 +23,8 @@ class Part(Noun):
 
 
 class Spec(Noun):
-    """One job. `model` is `NAME[:MODE]` of a profile; `answers` is how many distinct ones are wanted; `limited` names
-    what each of a batch's jobs gets from it."""
+    """One job. `model` is `NAME[:MODE]` of a profile; `answers` is how many distinct ones are wanted; `metadata` are
+    the caller's own notes."""
 
     id: str
     problem: Problem
@@ -34,3 +35,4 @@ class Spec(Noun):
     sampling: Sampling
     seed: NonNegativeInt = 0
     answers: Annotated[PositiveInt, Field(le=128)] = 1
+    metadata: dict[str, str] = Field(default_factory=dict)

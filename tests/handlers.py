@@ -38,8 +38,8 @@ def programs(request: Request) -> Reply:
 
 
 def counting(request: Request) -> Reply:
-    """Counts to 700 from wherever a path has come to, about four seconds; then an answer. A text that was resumed wrongly
-    has a number twice, or not at all."""
+    """Counts to 700 from wherever a path has come to, about four seconds; then an answer. A text that was resumed
+    wrongly has a number twice, or not at all."""
     words = [f" {i}" for i in range(1, 701)] + [" so", " \\boxed{700}"]
     return Reply("".join(words[request.path.tokens :]), latency=0.05, per_token=0.006)
 
@@ -52,3 +52,9 @@ def endless(request: Request) -> Reply:
 def crashing(request: Request) -> Reply:
     """What nobody foresaw."""
     raise ZeroDivisionError("a secret of the handler's")
+
+
+def wordy(request: Request) -> Reply:
+    """One of three texts, a second each."""
+    texts = ("I would say \\boxed{12}.", "It is \\boxed{7}, I think.", "Surely \\boxed{12}!")
+    return Reply(texts[request.seed % 3], latency=0.2, per_token=0.1)

@@ -32,6 +32,8 @@ class Job:
     books: Books
     halt: Halt = field(default_factory=Halt)
     over: bool = False
+    stepwise: bool = False
+    """Whether steps were asked for."""
     best: Path | None = None
     _promise: tuple[bool, int, float] = (False, 0, 0.0)
     _since: float | None = None
@@ -85,6 +87,8 @@ class Job:
         # A job that has ended is only read back: what programs did is in its journal.
         runs = self.runner is not None or self.log.ended is not None
         check(strategy, problem, self.scorer, self.models["policy"].info, runs=runs)
+        if self.sampling.json_schema is not None and "grammar" not in self.models["policy"].info.capabilities:
+            raise UsageError(f"{self.models['policy'].info.name} has no grammar: it cannot be held to a JSON Schema")
         if self.scorer is not None and self.scorer.reads is not None and "scores" in strategy.needs:
             check_reader(self.scorer, self.models.get(self.scorer.reads), problem)
         if strategy.reads is not None:
@@ -98,8 +102,12 @@ def check_reader(asker: Verifier | Strategy, reader: Backend | None, problem: Pr
     if "prefill_score" not in reader.info.capabilities:
         raise UsageError(f"{asker.name} needs prefill_score from its model, and {reader.info.name} does not offer it")
     sheet = asker.trial(problem)
-    if sheet is not None and isinstance(reader, Reader):
+    if sheet is None or not isinstance(reader, Reader):
+        return
+    try:
         reader.sheet_tokens(sheet)
+    except UsageError as error:
+        raise UsageError(f"{asker.name}{asker.manner} cannot ask {reader.info.name}: {error}") from error
 
 
 def check(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path as File
 from typing import Annotated
 
@@ -34,7 +34,8 @@ class Profile(Noun):
     """A model: where it is served, how its texts are spelled and read, what it costs, and how it is used by default.
 
     `strategy` and `verifier` are written as on the command line. `think_end` ends the thinking of modes that think:
-    answers are what comes after it, and it is taken out of earlier turns together with what was thought.
+    answers are what comes after it, and it is taken out of earlier turns together with what was thought. Without a
+    `mode`, the only one is meant, or the one called `plain`.
     """
 
     backend: Annotated[str, Field(min_length=1)]
@@ -46,7 +47,7 @@ class Profile(Noun):
     api_key_env: str | None = None
     """The environment variable that holds the server's key; a key itself does not belong in a file."""
     think_end: Annotated[str, Field(min_length=1)] = "</think>"
-    mode: str = "plain"
+    mode: str = ""
     modes: dict[str, Mode] = Field(default_factory=lambda: {"plain": Mode()})
     price: Price | None = None
     strategy: str | None = None
@@ -57,15 +58,24 @@ class Profile(Noun):
 
     @model_validator(mode="after")
     def _knows_its_mode(self) -> Profile:
-        if self.mode not in self.modes:
+        if self.mode and self.mode not in self.modes:
             raise ValueError(f"its mode {self.mode!r} is none of its modes: {', '.join(self.modes)}")
+        if not self.usual:
+            raise ValueError(
+                f'it does not say which of its modes is the usual one ({", ".join(self.modes)}): mode = "…"'
+            )
         return self
+
+    @property
+    def usual(self) -> str:
+        """The mode that is meant where nobody names one."""
+        return self.mode or ("plain" if "plain" in self.modes else "".join(self.modes) * (len(self.modes) == 1))
 
     def chosen(self, mode: str) -> Mode:
         """The mode of that name; the usual one where none is named."""
         if mode and mode not in self.modes:
             raise unknown("mode", mode, self.modes)
-        return self.modes[mode or self.mode]
+        return self.modes[mode or self.usual]
 
     def asked(self, problem: Problem, mode: Mode) -> Problem:
         """The problem as this model is asked it: earlier turns without their thoughts, answers after its own."""
@@ -81,6 +91,12 @@ class Profile(Noun):
                 "this mode thinks freely, and nobody says where a step of a thought ends: give --step-end, or step_end "
                 "in the profile; or choose a mode that does not think, or a strategy over whole samples"
             )
+
+
+PARTS: Mapping[str, type[Noun]] = {"modes": Mode, "budget": Budget, "price": Price}
+"""The fields of a profile that have fields."""
+UNTAKEN = ("top_k", "min_p")
+"""What servers know and we do not: a sample would not be drawn the same way by all backends."""
 
 
 def spoken(messages: Sequence[Message], think_end: str) -> tuple[Message, ...]:
@@ -100,6 +116,27 @@ def read_profiles(file: File) -> dict[str, Profile]:
         unexpected = tables.keys() - {"models"}
         if unexpected:
             raise UsageError(f"{file}: it has tables [models.NAME] only, not [{min(unexpected)}]")
-        return {name: Profile.model_validate(table) for name, table in tables.get("models", {}).items()}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
+        return {name: _profile(file, name, table) for name, table in tables.get("models", {}).items()}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"cannot read the profiles in {file}: {one_line(error)}") from error
+
+
+def _profile(file: File, name: str, table: object) -> Profile:
+    try:
+        return Profile.model_validate(table)
+    except ValidationError as error:
+        raise UsageError(f"{file}, [models.{name}]: {_wrong(error)}") from error
+
+
+def _wrong(error: ValidationError) -> str:
+    """The first thing that is wrong with a profile; of a field that nobody knows, the nearest that somebody does."""
+    first = error.errors()[0]
+    if first["type"] != "extra_forbidden":
+        return one_line(error).replace("Value error, ", "")
+    *outer, field = map(str, first["loc"])
+    if field in UNTAKEN:
+        return (
+            f"{'.'.join([*outer, field])} is not taken: samples are drawn by temperature and top_p alone; leave it out"
+        )
+    owner = PARTS.get(outer[0], Profile) if outer else Profile
+    return f"{unknown('field', '.'.join([*outer, field]), ['.'.join([*outer, each]) for each in owner.model_fields])}"

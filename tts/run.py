@@ -77,6 +77,7 @@ class Run:
         (kept in its text, the path stays open); `watch` ends a continuation early, and must be a pure function.
         """
         key = self._next()
+        self._job.stepwise |= bool(until)
         sampling = sampling or self._job.sampling
         how = f"{model}\x00{sampling!r}\x00{until!r}"
         wishes: list[Wish] = []

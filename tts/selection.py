@@ -20,6 +20,10 @@ MODEL_CONFIDENCE = "confidence"
 """The name of the one verifier that is not a judge: it asks the model how sure it was."""
 
 
+PLAIN = "majority"
+"""How an answer was chosen that most votes are for, whatever they are worth."""
+
+
 @dataclass(frozen=True)
 class Ballot:
     """A path and the answer it holds."""
@@ -76,9 +80,12 @@ async def _by_behaviour(kind: Code, cast: Sequence[Ballot], run: Run) -> list[Gr
 
 
 def elect(groups: Sequence[Group], weights: Sequence[float], chosen: str) -> Answer | None:
-    """The group with the largest weight; among equals, the one whose first member came first."""
+    """The group with the largest weight; among equals, the one whose first member came first. Where nothing has a
+    score, the votes are plain ones and said to be."""
     if not groups:
         return None
+    if not chosen.startswith(PLAIN) and not any(ballot.path.score for group in groups for ballot in group):
+        weights, chosen = sizes(groups), f"{PLAIN}, for want of scores"
     winner = max(range(len(groups)), key=lambda i: weights[i])
     paths = [ballot.path for ballot in groups[winner]]
     total = sum(map(len, groups))

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 class Asker(BaseModel, ABC):
     """Whoever may have texts read by a model that is not the policy."""
 
+    @property
+    def manner(self) -> str:
+        """Which of several ways of asking is its own, and what the others are, for messages; nothing where there is
+        one."""
+        return ""
+
     def trial(self, problem: Problem) -> Sheet | None:
         """A sheet like those that its model will be asked to read: one that cannot be is refused before the first token
         is spent. None where it asks nobody."""

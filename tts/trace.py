@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tts.journal import Chosen, Held, Record, Settled, usage_of
+from tts.journal import Chosen, Header, Held, Record, Settled, usage_of
 from tts.types import NOTHING, Call, Completion, Reason, Role, Samples, Selection, Spend, Trace, Usage
 
 FINISHER = "finish/"
@@ -22,7 +22,13 @@ class Books:
         self._usages: dict[Role, list[Usage]] = {}
         self.finished = self.truncated = self.failed = 0
         self.reasons: set[Reason] = set()
-        self.errors: list[str] = []
+        self.errors: dict[Role, list[str]] = {}
+        """What failed calls said, by whom was asked."""
+        self.answered: set[Role] = set()
+        """Who was asked and did not always fail."""
+        self.stepped = self.thought = False
+        """Whether some step ended, and whether some sample ended its thinking."""
+        self._after = ""
         self._held: dict[str, Held] = {}
         self._ends: dict[str, tuple[int, str, float]] = {}
         self._resident = Resident()
@@ -35,6 +41,8 @@ class Books:
             self._choose(record)
         elif isinstance(record, Settled):
             self._settle(record)
+        elif isinstance(record, Header):
+            self._after = record.problem.kind.after
 
     @property
     def usage(self) -> dict[Role, Usage]:
@@ -82,7 +90,9 @@ class Books:
         if settled.reason is not None:
             self.reasons.add(settled.reason)
         if settled.outcome == "failed":
-            self.errors.append(settled.error or "")
+            self.errors.setdefault(settled.role, []).append(settled.error or "")
+        elif settled.outcome == "completed":
+            self.answered.add(settled.role)
         usage = usage_of(settled)
         if usage is None or settled.outcome == "lost":
             self.lost += int(settled.spend.tokens) - (usage.completion_tokens if usage else 0)
@@ -96,8 +106,10 @@ class Books:
         self._ends[settled.key] = (int(settled.spend.tokens), outcome, settled.at)
 
     def _count(self, settled: Settled) -> None:
+        self.thought |= self._after in "".join(segment.text for segment in settled.segments)
         if settled.outcome == "completed":
             finish = settled.segments[-1].finish
+            self.stepped |= finish == "until"
             self.finished += finish == "stop"
             self.truncated += finish in ("length", "halted", "watched")
         else:

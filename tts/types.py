@@ -28,7 +28,9 @@ from tts.answers.base import AnswerKind, kind_from
 Role = str
 """Which model of a job is meant: `policy`, `verifier`, `judge`, `embedder`, …"""
 
-Capability = Literal["logprobs", "continue", "prefill_score", "shared_kv", "abort", "hidden", "self_certainty"]
+Capability = Literal[
+    "logprobs", "continue", "prefill_score", "shared_kv", "abort", "hidden", "self_certainty", "grammar"
+]
 Need = Capability | Literal["votes", "scores", "runner"]
 """What a strategy or verifier asks for beyond plain sampling: of the backend, of the answer kind, or of the caller."""
 
@@ -203,6 +205,11 @@ class Sampling(Noun):
     stop_ids: tuple[NonNegativeInt, ...] = ()
     banned_ids: tuple[NonNegativeInt, ...] = ()
     logprobs: bool = True
+    json_schema: str | None = None
+    """The JSON Schema, as text, that a whole sample is held to by the engine's grammar; what a model thinks first is
+    free. Only whole samples: a grammar begins where a request does."""
+    thinks: bool = False
+    """Whether the model thinks before it answers."""
 
 
 class Completion(Noun):
@@ -423,13 +430,14 @@ class Samples(Noun):
 class Bill(Noun):
     """What the job cost. `tokens` is all that any model generated, `lost` included: what was in flight when
     a process died or a call failed, charged because it may have been generated. `usd` is None while a model
-    has no price."""
+    has no price: one of `unpriced`."""
 
     tokens: NonNegativeInt
     lost: NonNegativeInt
     seconds: NonNegativeFloat
     usd: NonNegativeFloat | None
     flops: NonNegativeFloat
+    unpriced: tuple[str, ...] = ()
 
 
 class Call(Noun):

@@ -58,6 +58,10 @@ class ProcessReward(Verifier):
     form: Annotated[Name, Field(description="the family that it is of")] = "qwen"
     how: Annotated[Aggregation, Field(description="how the scores of steps become one: choose it on dev")] = "min"
 
+    @property
+    def manner(self) -> str:
+        return f" with form={self.form} (others: {', '.join(name for name in FORMS if name != self.form)})"
+
     def trial(self, problem: Problem) -> Sheet | None:
         return self._sheet(Path.of(problem).append("1"), problem.step_end)
 

@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from service.api import jobs, problems
+from service.api import jobs, openai, problems
 from service.api.asking import Asking
+from service.api.chat import ChatRequest
 from service.api.door import Bounded
 from service.api.news import News
 from service.api.schemas import BatchRequest, Health, JobRequest, SolveRequest
@@ -44,9 +45,11 @@ def create_app(settings: Settings, send: Callable[[int], object]) -> FastAPI:
     app = FastAPI(title="test-time-scaling", description=ABOUT, version=code_version(), lifespan=lifespan)
     app.state.settings = settings
     app.state.bodies = {"/v1/solve": SolveRequest, "/v1/jobs": JobRequest, "/v1/batches": BatchRequest}
+    app.state.bodies["/v1/chat/completions"] = ChatRequest
     app.add_middleware(Bounded, settings=settings)
     problems.install(app)
     app.include_router(jobs.router)
+    app.include_router(openai.router)
     _health(app)
     return app
 

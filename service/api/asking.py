@@ -8,11 +8,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from service.api.chat import ChatRequest
 from service.api.schemas import BatchRequest, Drawn, JobRequest, Manner, Posed
 from service.catalog import Catalog
 from service.options import asked_by_profile, checked
 from service.settings import Settings
 from service.spec import Part, Spec
+from strategies import STRATEGIES
+from strategies.tree import StepSearch
 from tts.answers import AnswerKind, kind_from
 from tts.cost import one_line
 from tts.errors import UsageError, counted
@@ -25,6 +28,11 @@ class Asking:
 
     def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self._settings, self._catalog = settings, catalog
+
+    @property
+    def models(self) -> list[str]:
+        """What callers may name."""
+        return self._catalog.names
 
     def job(self, asked: JobRequest) -> Spec:
         """One job."""
@@ -55,7 +63,7 @@ class Asking:
             raise UsageError(f"a job may take {most.most_seconds:,} seconds at most here, not {budget.seconds:,.0f}")
         return budget
 
-    def spec(self, posed: Posed, manner: Manner, budget: Budget, answers: int = 1) -> Spec:
+    def spec(self, posed: Posed, manner: Manner, budget: Budget) -> Spec:
         """What a worker is told."""
         model = manner.model or self._catalog.default
         found = self._catalog.found(model)
@@ -79,8 +87,38 @@ class Asking:
             budget=budget,
             sampling=self._sampling(manner.sampling, model),
             seed=manner.seed,
-            answers=answers,
+            metadata=manner.metadata,
         )
+
+    def chat(self, asked: ChatRequest) -> Spec:
+        """A chat completion as a job: `model` is NAME, NAME:MODE, NAME:STRATEGY or NAME:MODE:STRATEGY."""
+        manner, strategy = asked.manner(), None
+        if asked.model:
+            model, strategy = self._split(asked.model)
+            manner = manner.model_copy(update={"model": model})
+        if strategy is not None:
+            manner = manner.model_copy(update={"strategy": strategy})
+        spec = self.spec(asked.posed(), manner, self.budget(manner))
+        schema = asked.json_schema()
+        found = self._catalog.found(spec.model)
+        if schema is not None and issubclass(type(self._catalog.strategy(spec.strategy)), StepSearch):
+            raise UsageError(f"response_format holds whole samples, and {spec.strategy.name} searches over steps")
+        held = {"json_schema": schema, "thinks": bool(found and found[1].thinks)} if schema is not None else {}
+        sampling = spec.sampling.model_copy(update=held)
+        return spec.model_copy(update={"answers": asked.n or 1, "sampling": sampling})
+
+    def _split(self, name: str) -> tuple[str, str | None]:
+        """A model and a strategy, where one is named after it."""
+        model, _, last = name.rpartition(":")
+        if not model or last not in STRATEGIES:
+            try:
+                self._catalog.found(name)
+            except UsageError as error:
+                raise UsageError(
+                    f"{error}; after its name come a mode or a strategy: {', '.join(STRATEGIES)}"
+                ) from error
+            return name, None
+        return model, last
 
     def _sampling(self, drawn: Drawn, model: str) -> Sampling:
         found = self._catalog.found(model)

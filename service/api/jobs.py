@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any
 
@@ -69,7 +69,14 @@ class Desk:
     def __init__(self, settings: Settings, store: Store, asking: Asking, news: News, tickets: Tickets) -> None:
         self.settings, self.store, self.asking, self.news = settings, store, asking, news
         self._tickets = tickets
+        self._later: set[asyncio.Task[Any]] = set()
         self.streams = 0
+
+    def later(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Do something after its caller has gone."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
 
     async def take(
         self,

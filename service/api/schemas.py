@@ -14,6 +14,9 @@ from tts.types import Budget, Message
 
 Text = Annotated[str, Field(min_length=1, max_length=500_000)]
 Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x20-\x7e]+$")]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+]
 MOST_TOKENS = 10**9
 
 
@@ -98,6 +101,7 @@ class Manner(Asked):
     step_end: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
     store: bool = Field(default=True, description="false: prompt and journal are gone when the job has ended")
+    metadata: Metadata = Field(default_factory=dict, description="your own notes; they come back with the job")
 
 
 class JobRequest(Posed, Manner):
@@ -175,6 +179,7 @@ class JobView(BaseModel):
     spent: Spent
     result: Outcome | None = None
     error: dict[str, Any] | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
     links: dict[str, str]
 
     @classmethod
@@ -193,6 +198,7 @@ class JobView(BaseModel):
             spent=Spent(tokens=job.spent_tokens, usd=job.spent_usd),
             result=Outcome.model_validate(job.result) if job.result else None,
             error=job.error,
+            metadata=job.spec.metadata if job.spec else {},
             links={"self": here, "events": f"{here}/events", "trace": f"{here}/trace"},
         )
 

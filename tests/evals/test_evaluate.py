@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,18 @@ from evals.suites.base import Item, same_answer
 from strategies import BestOfN, SelfConsistency, Single
 from tests.fakes import thinker
 from tts.answers import Maths
-from tts.backends.base import Request
-from tts.backends.fake import FakeBackend, Reply
+from tts.backends.base import Reading, Request
+from tts.backends.fake import FakeBackend, Opinion, Reply
 from tts.clock import run_virtual
-from tts.errors import UsageError
+from tts.errors import BackendError, UsageError
 from tts.lines import read_lines
-from tts.types import Completion, Sampling
+from tts.types import Completion, Sampling, Sheet, Usage, Verdicts
 from tts.types import Path as Search
-from verifiers import Confidence
+from verifiers import Confidence, Judge
 
 SAMPLING = Sampling(max_tokens=48)
+LOOKED = (-0.1, -2.0)
+"""What a judge says of Yes and No."""
 
 
 def toy(right: Callable[[Item, str], bool] = same_answer, quick: bool = True) -> Suite:
@@ -264,3 +267,63 @@ def test_deadlines_share_nothing_because_time_cannot_be_shared(tmp_path: Path) -
     assert backend.calls == 6 * 2 * 4
     assert not read_lines(tmp_path / SAMPLES, Sample)
     assert all(row.seconds > 0 for row in rows)
+
+
+class Served(FakeBackend):
+    """A model whose servers are gone after so many calls, and which knows it."""
+
+    def __init__(self, calls: int, **more: Any) -> None:
+        super().__init__(thinker, **more)
+        self.left = calls
+
+    @property
+    def gone(self) -> str | None:
+        return None if self.left > 0 else "no replica answers (http://a)"
+
+    async def generate(self, request: Request) -> Completion:
+        self._count()
+        return await super().generate(request)
+
+    async def read(self, reading: Reading) -> Verdicts:
+        self._count()
+        return await super().read(reading)
+
+    def _count(self) -> None:
+        if self.gone:
+            raise BackendError(self.gone, Usage.none())
+        self.left -= 1
+
+
+def test_a_run_whose_model_is_gone_ends_after_a_few_problems_and_goes_on_from_there(tmp_path: Path) -> None:
+    plan = replace(planned(SelfConsistency(n=2)), concurrency=1)
+    with pytest.raises(BackendError, match=r"no replica answers .*; 3 problems failed .*same command goes on"):
+        run(plan, tmp_path, Served(4))
+    assert [bool(row.error) for row in read_lines(tmp_path / ROWS, Row)] == [False, False, True, True, True]
+    assert not any(row.error for row in run(plan, tmp_path))
+
+
+def test_a_model_that_comes_back_in_time_ends_no_run(tmp_path: Path) -> None:
+    """Failures count as one after the other only while the model is gone."""
+    backend = Served(0)
+
+    def observe(row: Row, new: bool) -> None:
+        backend.left = int(row.error is not None)
+
+    plan = replace(planned(Single()), concurrency=1)
+    rows = run(plan, tmp_path, backend, observe)
+    assert len(read_lines(tmp_path / ROWS, Row)) == 6
+    assert len(rows) == 6
+
+
+def test_a_method_is_not_judged_by_what_it_did_without_its_verifier(tmp_path: Path) -> None:
+    def judged(sheet: Sheet) -> Opinion:
+        return Opinion(pieces=((LOOKED,),) * len(sheet.pieces))
+
+    reader = Served(3, judge=judged)
+    asked = Method("judged", BestOfN(n=2), Judge(), fixed=True, models={"judge": reader})
+    plan = replace(planned(), methods=[asked], concurrency=1)
+    with pytest.raises(BackendError, match="no replica answers"):
+        run(plan, tmp_path)
+    rows = read_lines(tmp_path / ROWS, Row)
+    assert [row.error for row in rows if row.error] == ["no replica answers (http://a)"] * 3
+    assert rows[0].error is None

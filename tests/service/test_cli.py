@@ -77,12 +77,30 @@ def test_markup_in_an_answer_is_text() -> None:
     assert result.exit_code == 0
 
 
+def test_a_bill_without_a_price_names_the_model_that_lacks_one(tmp_path: Path) -> None:
+    assert "no price known for fake;" in solve().stdout
+    prices = tmp_path / "prices.toml"
+    prices.write_text("[fake]\nprompt = 1.0\ncompletion = 2.0\n")
+    told = json.loads(solve("--json", "--prices", str(prices)).stdout)
+    assert told["bill"]["usd"] > 0
+    assert told["bill"]["unpriced"] == []
+
+
+def test_parameters_may_follow_a_strategys_name() -> None:
+    told = json.loads(solve("-s", "best_of_n:n=3", "--json").stdout)
+    assert told["samples"]["finished"] == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["-s", "best_of_m"], "unknown strategy 'best_of_m'; did you mean 'best_of_n'?"),
         (["-p", "m=3"], "unknown parameter of best_of_n 'm'"),
         (["-s", "self_consistency", "-p", "wieghts=borda"], "did you mean 'weights'?"),
+        (["-s", "best_of_n:m=3"], "unknown parameter of best_of_n 'm'"),
+        (["-s", "best_of_n:3"], "NAME=VALUE"),
+        (["--verifier", "prm:form=quen@fake:tests.handlers:quick"], "form: Input should be 'lab'"),
+        (["--verifier", "prm:form=lab"], "prm needs a model; name it"),
         (["-p", "n"], "NAME=VALUE"),
         (["-p", "n=many"], "n: Input should be a valid integer"),
         (["-p", "n=0"], "n: Input should be greater than or equal to 1"),
@@ -155,7 +173,7 @@ def test_a_backend_that_always_fails_is_exit_4_with_the_bill() -> None:
 def test_failed_samples_are_shown_beside_the_answer() -> None:
     result = solve("--backend", "fake:tests.handlers:half_broken")
     assert result.exit_code == 0
-    assert "calls failed: connection refused" in result.stdout
+    assert "calls of the policy failed: connection refused" in result.stdout
 
 
 def test_prices_make_the_bill_name_dollars(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from service.display import Progress, progress, shortened, show
-from strategies import SelfConsistency
+from strategies import Beam, SelfConsistency
 from tests.fakes import PROBLEM, books_of, solved, thinker, unreliable
 from tts.answers import Text
 from tts.backends.base import Request
@@ -53,6 +53,17 @@ def test_failed_calls_are_no_samples() -> None:
     state = watched(unreliable)
     assert state.settled < 13
     assert not state.held
+
+
+def test_a_step_that_goes_on_is_no_sample() -> None:
+    def stepping(request: Request) -> Reply:
+        begun = "".join(step.text for step in request.path.steps)
+        return Reply("6 * 7\n\nis \\boxed{42}".removeprefix(begun))
+
+    state = Progress(PROBLEM, Beam(n=2), BUDGET)
+    result = solved(Beam(n=2), BUDGET, backend=FakeBackend(stepping), observe=state.add)
+    assert (state.settled, state.steps) == (result.samples.finished, 2)
+    assert "2 steps, 2 samples" in state.line()
 
 
 def test_free_text_has_no_vote_to_show() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,18 @@ def test_a_budget_decides_how_many_samples_there_are_unless_their_number_is_give
     drawn = {(row.cell.method, row.cell.amount): row.finished for row in read_lines(tmp_path / "o" / ROWS, Row)}
     assert drawn["best_of_n:n=2", 100] == drawn["best_of_n:n=2", 1000] == 2
     assert drawn["self_consistency", 1000] > drawn["self_consistency", 100] > 2
+
+
+def test_another_verifier_makes_another_method_where_a_strategy_asks_one(tmp_path: Path) -> None:
+    """Else the rows of the first verifier would be taken for those of the second."""
+    run: tuple[str, ...] = ("eval", "chain", *FAKE, "--limit", "2", "--tokens", "80", "--out", str(tmp_path))
+    run += ("-s", "best_of_n:n=2", "self_consistency:n=2", "best_of_n:n=3@confidence")
+    assert tts(*run).exit_code == 0
+    again = tts(*run, "--verifier", "oracle", "--baseline", "best_of_n:n=2")
+    assert "points vs best_of_n:n=2@oracle" in again.stdout
+    methods = Counter(row.cell.method for row in read_lines(tmp_path / ROWS, Row))
+    known = dict.fromkeys(("best_of_n:n=2", "self_consistency:n=2", "best_of_n:n=3@confidence"), 2)
+    assert methods == {**known, "best_of_n:n=2@oracle": 2}
 
 
 @pytest.mark.parametrize(

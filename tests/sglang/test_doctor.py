@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from service.doctor import case_of, doctor, examine
 from service.examination import BAD, GOOD, PROBLEM, Case, Finding
 from service.options import ask
 from tests.sglang.conftest import QUESTION, Fault, proxy
+from tests.tts.backends.conftest import build
 from tts.errors import BackendError, UsageError
 from verifiers import ProcessReward
 
@@ -29,9 +31,20 @@ ASKED = ask(QUESTION, "text", "", "\\n")
 CASE = Case(ASKED, RIGHT, WRONG, LAB)
 POLICY_CHECKS = {
     *("reachable", "version", "address", "metrics", "cache report", "prefix cache", "page size", "room", "schedule"),
-    *("tokenizers", "original log-probs", "streams", "determinism", "load report", "tokenizer", "decoding"),
+    *(
+        "tokenizers",
+        "original log-probs",
+        "streams",
+        "requests at once",
+        "determinism",
+        "load report",
+        "tokenizer",
+        "decoding",
+    ),
     *("chat template", "log-probabilities", "continuation", "abort", "cached tokens", "stop strings"),
 }
+WARNED = {"streams", "reachable", "requests at once"}
+"""What a server of the tests may be warned about: it is started without the flags, and beside other work."""
 Change = Callable[[Any, Any], Any]
 """What a server says and what it was asked, and what it is made to have said."""
 
@@ -81,7 +94,7 @@ def test_servers_that_are_well_have_no_problem(policy: Server, reward: Server) -
     found = examined(("policy", policy.url), ("verifier", reward.url))
     assert {each.check for each in found if each.role == "policy"} == POLICY_CHECKS
     assert not [each for each in found if each.status == "problem"]
-    assert {each.check for each in found if each.status == "warning"} <= {"streams", "reachable"}
+    assert {each.check for each in found if each.status == "warning"} <= WARNED
     assert {each.server for each in found if each.check == "good and bad"} == {reward.url}
     assert all(each.way_out for each in found if each.status != "ok")
 
@@ -111,6 +124,15 @@ def test_a_launch_flag_that_helps_is_seen(policy: Server) -> None:
     found = spoilt(policy, changing(policy, "/server_info", told(said)))
     for check in ("streams", "determinism"):
         assert (found[check].status, found[check].way_out) == ("ok", "")
+
+
+@pytest.mark.parametrize(("at_once", "status"), [(4096, "warning"), (128, "ok")])
+def test_more_requests_at_once_than_the_cache_can_hold_are_too_many(policy: Server, at_once: int, status: str) -> None:
+    said = {"internal_states": [], "max_running_requests": at_once}
+    finding = spoilt(policy, changing(policy, "/server_info", told(said)))["requests at once"]
+    assert finding.status == status
+    assert f"{65_536 // at_once} tokens of KV cache each" in finding.seen
+    assert ("--max-running-requests" in finding.way_out) is (status == "warning")
 
 
 def test_a_server_of_one_request_at_a_time_has_no_room(policy: Server) -> None:
@@ -158,6 +180,12 @@ def unstopped(says: Any, asked: Any) -> Any:
     return {**says, "meta_info": {**says["meta_info"], "finish_reason": {"type": "length", "length": 48}}}
 
 
+def respelt(says: Any, asked: Any) -> Any:
+    """Other ids for the problem, alone or in its chat template."""
+    problem = "messages" in asked or QUESTION in asked["prompt"]
+    return {**says, "tokens": [[1]] * 3} if problem else says
+
+
 @pytest.mark.parametrize(
     ("path", "change", "check", "status", "seen"),
     [
@@ -169,8 +197,8 @@ def unstopped(says: Any, asked: Any) -> Any:
         ("/generate", trimmed, "stop strings", "problem", "cut off"),
         ("/generate", unstopped, "stop strings", "problem", "does not stop"),
         ("/generate", lambda says, asked: {**says, "output_ids": None}, "continuation", "problem", "cannot be read"),
-        ("/v1/tokenize", lambda says, asked: {**says, "tokens": [[1]] * 3}, "tokenizer", "problem", "y=22*7"),
-        ("/v1/tokenize", lambda says, asked: {**says, "tokens": [[1]] * 3}, "chat template", "warning", "and ours 86"),
+        ("/v1/tokenize", lambda says, asked: respelt(says, asked), "tokenizer", "problem", "y=22*7"),
+        ("/v1/tokenize", lambda says, asked: respelt(says, asked), "chat template", "warning", "and ours 86"),
         ("/v1/detokenize", lambda says, asked: {"text": ["?"] * 4}, "decoding", "warning", "'?' there"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -184,9 +212,25 @@ def test_an_answer_that_is_not_as_it_should_be_is_named(
     assert finding.way_out
 
 
+def test_a_server_that_spells_the_problem_otherwise_is_sent_no_token_ids(policy: Server) -> None:
+    found = spoilt(policy, changing(policy, "/v1/tokenize", respelt))
+    assert {"load report", "tokenizer", "chat template", "version"} <= found.keys()
+    assert (
+        not {"decoding", "log-probabilities", "continuation", "abort", "cached tokens", "stop strings"} & found.keys()
+    )
+
+
+def test_another_models_tokenizer_is_the_one_thing_said_of_its_server(reward: Server, tmp_path: Path) -> None:
+    other = build(tmp_path, "Llama")
+    (finding,) = asyncio.run(examine([Examined("verifier", reward.url, {"tokenizer": other})], CASE))
+    assert (finding.check, finding.status) == ("tokenizer", "problem")
+    assert "tts.toml" in finding.way_out
+
+
 def test_an_awkward_text_that_is_spelled_otherwise_is_no_other_model(policy: Server) -> None:
     def otherwise(says: Any, asked: Any) -> Any:
-        return {**says, "tokens": [says["tokens"][0], *([1] for _ in says["tokens"][1:])]}
+        others = [says["tokens"][0], *([1] for _ in says["tokens"][1:])]
+        return {**says, "tokens": others} if QUESTION in asked["prompt"] else says
 
     finding = spoilt(policy, changing(policy, "/v1/tokenize", otherwise))["tokenizer"]
     assert finding.status == "warning"
@@ -215,14 +259,14 @@ def test_behind_a_router_its_workers_are_asked_what_it_does_not_pass_on(policy: 
     found = spoilt(policy, routing)
     assert found["address"].status == "warning"
     assert policy.url in found["address"].seen
-    assert {name for name, each in found.items() if each.status != "ok"} <= {"address", "streams", "reachable"}
+    assert {name for name, each in found.items() if each.status != "ok"} <= {*WARNED, "address"}
 
 
 @pytest.mark.parametrize(
     ("form", "status", "way_out"),
     [
         ("qwen", "problem", "or its form=…, that it was trained for"),
-        ("rlhflow", "warning", "another --verifier-param form=…"),
+        ("rlhflow", "warning", "form=…"),
     ],
 )
 def test_a_verifier_asked_in_another_form_than_its_own_is_found_out(
@@ -232,6 +276,16 @@ def test_a_verifier_asked_in_another_form_than_its_own_is_found_out(
     (finding,) = [each for each in examined(("verifier", reward.url), case=case) if each.check == "good and bad"]
     assert finding.status == status
     assert way_out in finding.way_out
+
+
+@pytest.mark.parametrize("form", ["lab", "rlhflow"])
+def test_a_policy_in_the_place_of_a_reward_model_is_found_out(policy: Server, form: Any) -> None:
+    """Its scores may even be in the right order: it has them of tokens that it never says."""
+    case = Case(ASKED, RIGHT, WRONG, ProcessReward(model="sglang:", form=form, how="prod"))
+    (finding,) = [each for each in examined(("verifier", policy.url), case=case) if each.check == "good and bad"]
+    assert finding.status == "warning"
+    assert "with a chance of " in finding.seen
+    assert "form" in finding.way_out
 
 
 def test_a_verifier_that_likes_the_bad_solution_better_is_found_out(reward: Server) -> None:
@@ -330,6 +384,20 @@ def test_a_problem_is_exit_code_1_and_json_is_a_list(
     bad = [each for each in found if each["status"] == "problem"]
     assert [(each["role"], each["server"], each["check"]) for each in bad] == [("verifier", reward.url, "good and bad")]
     assert set(bad[0]) == {"role", "server", "check", "status", "seen", "way_out"}
+
+
+def test_a_profiles_verifier_is_examined_with_its_policy_if_servers_read_for_it(
+    policy: Server, reward: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = '[models.{}]\nbackend = "sglang:{}"\nverifier = "{}"\n'
+    read = profile.format("read", policy.url, f"prm:form=lab,how=prod@sglang:{reward.url}")
+    alone = profile.format("alone", policy.url, "confidence")
+    (tmp_path / "tts.toml").write_text(read + alone)
+    monkeypatch.setenv("TTS_CONFIG", str(tmp_path / "tts.toml"))
+    assert doctor("read", options(as_json=True)) == 0
+    assert {each["role"] for each in json.loads(capsys.readouterr().out)} == {"policy", "verifier"}
+    assert doctor("alone", options(as_json=True)) == 0
+    assert {each["role"] for each in json.loads(capsys.readouterr().out)} == {"policy"}
 
 
 @pytest.mark.parametrize(

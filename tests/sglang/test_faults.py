@@ -204,12 +204,41 @@ def test_with_no_replica_left_the_job_fails_and_says_who_is_gone(policy: Server)
         async with proxy(policy, nothing) as url:
             backend = await SGLangBackend.open([url], patience=1.0)
         try:
-            with pytest.raises(NoSamples, match=r"every model call failed: .*(cannot be reached|no replica answers)"):
-                await voted(backend, n=3)
+            for patience in (3.0, 0.5):
+                began = time.monotonic()
+                with pytest.raises(
+                    NoSamples, match=r"every model call failed: .*(cannot be reached|no replica answers)"
+                ):
+                    await voted(backend, n=3)
+                assert time.monotonic() - began < patience, "only the first job waits for somebody to answer"
         finally:
             await backend.aclose()
 
     asyncio.run(run())
+
+
+def test_a_reward_model_that_is_gone_is_waited_for_once_and_said_to_be(policy: Server, reward: Server) -> None:
+    async def nothing(asked: web.Request, session: ClientSession) -> None:
+        return None
+
+    async def run() -> tuple[Result, float]:
+        async with proxy(reward, nothing) as url:
+            models = {
+                "policy": await SGLangBackend.open([policy.url]),
+                "verifier": await SGLangBackend.open([url], patience=1.0),
+            }
+        began, scorer = time.monotonic(), ProcessReward(form="lab", how="prod")
+        try:
+            result = await solve(PROBLEM, ETS(n=4), models, scorer=scorer, budget=Budget(tokens=4_000), sampling=DRAWN)
+            return result, time.monotonic() - began
+        finally:
+            for backend in models.values():
+                await backend.aclose()
+
+    result, took = asyncio.run(run())
+    assert took < 8.0, "a search of a dozen steps"
+    assert any("calls of the verifier failed, so its scores are missing: " in note for note in result.notes)
+    assert result.answer is None or "weighted" not in result.answer.chosen
 
 
 @pytest.mark.parametrize("seconds", [1.0])
@@ -233,6 +262,34 @@ def test_a_slow_reward_model_does_not_break_the_deadline(policy: Server, reward:
     result, took = asyncio.run(run())
     assert result.stop == "deadline"
     assert took < seconds + backend_grace() + 1.0
+
+
+def test_a_replica_that_is_not_there_at_the_start_joins_when_it_is(policy: Server, twin: Server) -> None:
+    said: list[str] = []
+    up = False
+
+    async def down(asked: web.Request, session: ClientSession) -> web.Response | None:
+        return None if up else web.Response(status=503)
+
+    async def run() -> None:
+        nonlocal up
+        async with proxy(twin, down) as url:
+            backend = await SGLangBackend.open([url, policy.url], notice=said.append)
+            try:
+                await voted(backend, n=2)
+                assert [each.url for each in backend.replicas] == [policy.url]
+                up, ends = True, time.monotonic() + 20
+                while len(backend.replicas) < 2 and time.monotonic() < ends:
+                    await voted(backend, n=2)
+                    await asyncio.sleep(0.5)
+                assert [each.url for each in backend.replicas] == [policy.url, url]
+            finally:
+                await backend.aclose()
+
+    asyncio.run(run())
+    without, joined = said
+    assert "going on without a replica" in without
+    assert "answers now" in joined
 
 
 def test_a_replica_that_drains_gets_nothing_new_and_goes(policy: Server, twin: Server) -> None:

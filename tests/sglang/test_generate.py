@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path as File
 from typing import Any
 
 import pytest
 
 pytest.importorskip("torch", reason="the local backend's extra is not installed")
 
+from aiohttp import ClientSession, web
+
 from evals.sglang_cpu import Server
-from tests.sglang.conftest import GREEDY, POLICY, connected, question, request
+from tests.sglang.conftest import GREEDY, POLICY, connected, proxy, question, request
+from tests.tts.backends.conftest import build
 from tts.backends.local import LocalBackend
 from tts.backends.sglang import SGLangBackend
 from tts.errors import BackendError, UsageError
@@ -144,6 +148,40 @@ def test_nobody_at_the_address_is_said_in_one_line() -> None:
         connected(["http://127.0.0.1:9"], lambda backend: backend.generate(request(backend)))
 
 
+def test_the_address_of_the_openai_endpoints_is_told_from_the_servers() -> None:
+    with pytest.raises(UsageError, match="leave out /v1"):
+        asyncio.run(SGLangBackend.open(["http://127.0.0.1:9/v1"]))
+
+
 def test_replicas_of_different_models_are_refused(policy: Server, reward: Server) -> None:
     with pytest.raises(UsageError, match="serves chain-2m-prm, and the others chain-2m"):
         connected([policy.url, reward.url], lambda backend: backend.generate(request(backend)))
+
+
+def test_another_models_tokenizer_is_refused_before_an_id_is_sent(policy: Server, tmp_path: File) -> None:
+    """Its ids are other words, and one that the model has not ends the server."""
+    foreign = build(tmp_path, "Llama")
+    with pytest.raises(UsageError, match=r"tokenizer in .* is not that of http.*; name .*: tokenizer = … of its prof"):
+        asyncio.run(SGLangBackend.open([policy.url], tokenizer=foreign))
+
+    async def joining(backend: SGLangBackend) -> None:
+        async with proxy(policy, respelling) as url:
+            with pytest.raises(UsageError, match="is not that of"):
+                await backend.add(url)
+
+    connected([policy.url], joining)
+
+
+async def respelling(asked: web.Request, session: ClientSession) -> web.Response | None:
+    return web.json_response({"tokens": [[1], [2], [3]]}) if asked.path == "/v1/tokenize" else None
+
+
+def test_a_server_that_does_not_say_how_it_spells_is_trusted(policy: Server) -> None:
+    async def silent(asked: web.Request, session: ClientSession) -> web.Response | None:
+        return web.Response(status=404) if asked.path == "/v1/tokenize" else None
+
+    async def run() -> None:
+        async with proxy(policy, silent) as url:
+            await (await SGLangBackend.open([url])).aclose()
+
+    asyncio.run(run())

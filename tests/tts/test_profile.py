@@ -43,12 +43,30 @@ def test_a_profile_says_how_each_mode_draws(tmp_path: File) -> None:
     assert profile.chosen("plain").template == {"enable_thinking": False}
 
 
+def test_the_only_mode_is_the_usual_one_and_else_the_plain_one() -> None:
+    hot = Mode(temperature=2.0)
+    assert Profile(backend="local:", modes={"hot": hot}).chosen("") == hot
+    assert Profile(backend="local:", modes={"hot": hot, "plain": Mode()}).chosen("") == Mode()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("[models.a]\n", "models.a|backend: Field required|backend"),
         ("[models.a]\nbackend = 'local:'\nmode = 'other'\n", "its mode 'other' is none of its modes: plain"),
-        ("[models.a]\nbackend = 'local:'\ntokeniser = 'x'\n", "tokeniser: Extra inputs"),
+        ("[models.a]\nbackend = 'local:'\nmode = 'other'\n", r"tts.toml, \[models.a\]: its mode"),
+        (
+            "[models.a]\nbackend = 'local:'\ntokeniser = 'x'\n",
+            r"\[models.a\]: unknown field 'tokeniser'; .* 'tokenizer'",
+        ),
+        ("[models.a]\nbackend = 'local:'\nmodes.m.temprature = 1\n", "'modes.m.temprature'; .* 'modes.m.temperature'"),
+        ("[models.a]\nbackend = 'local:'\nbudget.token = 1\n", "'budget.token'; .* 'budget.tokens'"),
+        (
+            "[models.a]\nbackend = 'local:'\nmodes.m.top_k = 20\n",
+            "modes.m.top_k is not taken: .* temperature and top_p",
+        ),
+        ("[models.a]\nbackend = 'local:'\nmodes = { m = {}, n = {} }\n", r'usual one \(m, n\): mode = "…"'),
+        ("[models.a]\nbackend = 'local:'\nmodes = {}\n", "which of its modes"),
         ("[model.a]\nbackend = 'local:'\n", r"tables \[models.NAME\] only, not \[model\]"),
         ("models = ", "cannot read the profiles"),
         ("[models.a]\nbackend = 'local:'\nbudget = { tokens = -1 }\n", "budget.tokens"),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import ClassVar
 
 import pytest
@@ -147,6 +147,15 @@ def test_a_ballot_without_a_score_is_an_average_one_and_no_groups_elect_nobody()
     assert weighed([[ballot("a")], [ballot("b"), ballot("b")]]) == [1.0, 2.0]
     assert weighed([[ballot("a", 0.0)], [ballot("b", 0.0), ballot("b", 0.0)]]) == [1.0, 2.0]
     assert elect([], [], "majority") is None
+
+
+@pytest.mark.parametrize("weighing", [weighed, lambda groups: borda(groups, 0.5)], ids=["weighted", "borda"])
+def test_votes_without_any_score_are_plain_ones_and_called_so(weighing: Callable[[list[Group]], list[float]]) -> None:
+    groups = [[ballot("3")], [ballot("4"), ballot("4")]]
+    answer = elect(groups, weighing(groups), "weighted")
+    assert answer is not None
+    assert (answer.text, answer.support) == ("4", 2.0)
+    assert answer.chosen == "majority, for want of scores: 2 of 3 votes"
 
 
 @pytest.mark.parametrize("scores", [[None, 0.0, 0.2], [0.2, None, 0.2], [None, 0.2], [None, 0.0]])

@@ -341,7 +341,7 @@ def test_a_tokenizer_with_more_tokens_than_the_weights_is_refused_before_anythin
     journal = MemoryJournal()
     template = (folder / "chat_template.jinja").read_text()
     (folder / "chat_template.jinja").write_text(f"<end>{template}")
-    with pytest.raises(UsageError, match="has no token 259; its last one is 258"):
+    with pytest.raises(UsageError, match=r"has no token 259; its last one is 258: .*the tokenizer is another model's"):
         scored(Judge(yes="Y", no="N"), LocalBackend(folder), ["a"], journal=journal)
     assert len(journal.records) == 1, "the header"
 
@@ -380,7 +380,10 @@ def test_the_labs_form_says_what_the_labs_own_code_says() -> None:
 @pytest.mark.parametrize(
     ("verifier", "words"),
     [
-        (ProcessReward(form="lab"), "gives classes"),
+        (
+            ProcessReward(form="lab"),
+            r"prm with form=lab \(others: math_shepherd, rlhflow, qwen\) cannot ask .* gives classes",
+        ),
         (Judge(yes="Y", no="N"), "gives classes"),
         (OutcomeReward(end="<nothing>"), "this tokenizer has no token for the mark"),
     ],

@@ -124,3 +124,9 @@ def is_virtual(backend: Backend) -> bool:
     """Whether a backend only remembers how long things took, and says so with `virtual = True`: it is to be run in
     virtual time, its samples are shared already, and its jobs are not resumed but run again."""
     return bool(getattr(backend, "virtual", False))
+
+
+def gone(backend: Backend) -> str | None:
+    """Why nobody can be asked any more, where a backend knows and says so in `gone`: what comes next will fail."""
+    told: str | None = getattr(backend, "gone", None)
+    return told

@@ -62,7 +62,10 @@ class Speller:
     def _check(self, ids: Iterable[int]) -> None:
         unknown = next((i for i in ids if not 0 <= i < self._vocabulary), None)
         if unknown is not None:
-            raise UsageError(f"{self._name} has no token {unknown}; its last one is {self._vocabulary - 1}")
+            raise UsageError(
+                f"{self._name} has no token {unknown}; its last one is {self._vocabulary - 1}: where nobody named that "
+                "token, the tokenizer is another model's"
+            )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ watch, broke off, or ended without a usage) the whole hold is charged.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from contextlib import aclosing
@@ -62,6 +63,7 @@ class LiteLLMBackend:
         abilities: dict[Capability, bool] = {
             "logprobs": "logprobs" in self._supported,
             "continue": bool(listed.get("supports_assistant_prefill")),
+            "grammar": bool(listed.get("supports_response_schema")),
         }
         self.info = ModelInfo(
             name=model,
@@ -135,6 +137,7 @@ class LiteLLMBackend:
             "logprobs": True if sampling.logprobs and "logprobs" in self._supported else None,
             "stream_options": {"include_usage": True} if "stream_options" in self._supported else None,
             "api_base": self._api_base,
+            "response_format": _response_format(sampling.json_schema),
         }
         return {
             "model": self._model,
@@ -194,6 +197,12 @@ class LiteLLMBackend:
     def _failure(self, error: Exception, asked: dict[str, Any], draft: Draft) -> BackendError:
         usage = None if draft.answered else provider.known_cost(error)
         return BackendError(provider.in_words(error, self._litellm, asked), usage=usage)
+
+
+def _response_format(schema: str | None) -> dict[str, Any] | None:
+    if schema is None:
+        return None
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(schema)}}
 
 
 def _price(listed: dict[str, Any]) -> Price | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Any
 
+from tts.backends.sglang.likeness import spelt
 from tts.backends.sglang.wire import Failure, Wire
 from tts.errors import BackendError, UsageError
 from tts.types import Capability, ModelInfo, digest
@@ -48,7 +49,7 @@ async def _told(wire: Wire) -> Mapping[str, Any]:
     info = await wire.get("/server_info", ASKING)
     if not isinstance(info, dict) or "max_total_num_tokens" not in info:
         raise Failure(f"{wire.url} does not say what it serves", started=False)
-    told = {**info, **await wire.get("/model_info", ASKING)}
+    told = {**info, **await wire.get("/model_info", ASKING), "spelt": await spelt(wire, ASKING)}
     return {**told, "original_logprobs": await _undivided(wire)} if told.get("is_generation", True) else told
 
 
@@ -134,6 +135,8 @@ def capabilities_of(server: Mapping[str, Any]) -> frozenset[Capability]:
     if not server.get("is_generation", True):
         return frozenset({"prefill_score", "abort"})
     found: set[Capability] = {"continue", "prefill_score", "abort"}
+    if server.get("grammar_backend") != "none":
+        found.add("grammar")
     return frozenset(found | ({"logprobs"} if server.get("original_logprobs") else set()))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path as File
 from typing import Any, Self
@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from tts.backends.base import Reading, Request
 from tts.backends.prompt import Prompter
 from tts.backends.sglang.about import Facts, ask, basename, folder_of, info_of, read_config
+from tts.backends.sglang.absent import Absent
 from tts.backends.sglang.draft import Draft, attempt_id
 from tts.backends.sglang.fleet import Errand, Fleet
+from tts.backends.sglang.likeness import check_alike
 from tts.backends.sglang.replica import Replica
 from tts.backends.sglang.warmth import Chain, chain
 from tts.backends.sglang.wire import Failure, Wire, looks, readout
@@ -32,6 +34,10 @@ GRACE = 2.0
 """Seconds for an aborted request to come back."""
 USUAL = 256.0
 """Tokens that a continuation is expected to have, until some have come."""
+
+
+def _say_nothing(words: str) -> None:
+    """Who opens a model without a `notice` wants none."""
 
 
 class SGLangBackend:
@@ -53,6 +59,7 @@ class SGLangBackend:
         self._fleet = Fleet(replicas, patience)
         self._facts, self._patience, self._key = facts, patience, key
         self._usual = USUAL
+        self._absent = Absent((), self.add, _say_nothing)
 
     @classmethod
     async def open(
@@ -67,24 +74,36 @@ class SGLangBackend:
         variables: Mapping[str, Any] | None = None,
         api_key: str | None = None,
         patience: float = PATIENCE,
+        notice: Callable[[str], None] = _say_nothing,
     ) -> Self:
-        """Ask the servers at `urls` what they serve. Raises `BackendError` where none is there, `UsageError` where they
-        serve different models or the tokenizer cannot be found."""
+        """Ask the servers at `urls` what they serve. One that does not answer joins the others when it does; `notice`
+        is told. Raises `BackendError` where none is there, `UsageError` where they serve different models or the
+        tokenizer cannot be found or is another model's."""
         if not urls:
             raise UsageError("the SGLang backend needs a server: --backend sglang:http://HOST:PORT")
-        replicas = [await _replica(url, api_key, patience) for url in dict.fromkeys(urls)]
+        distinct = list(dict.fromkeys(urls))
+        told = await asyncio.gather(*(_asked(url, api_key, patience) for url in distinct))
+        asked = dict(zip(distinct, told, strict=True))
+        replicas = [each for each in asked.values() if isinstance(each, Replica)]
+        failures = {url: each for url, each in asked.items() if isinstance(each, BackendError)}
+        if not replicas:
+            raise next(iter(failures.values()))
+        for failure in failures.values():
+            notice(f"going on without a replica, which joins when it answers: {failure}")
         first = replicas[0].facts
-        for replica in replicas[1:]:
-            _check_same(first, replica)
         facts = Facts(first, folder_of(first, tokenizer))
         prompter = Prompter(facts.folder, template, variables)
+        for replica in replicas:
+            _check_same(facts, prompter, replica)
         backend = cls(replicas, facts, name or basename(first), patience, api_key, prompter)
         said = {"context": context and min(context, backend.info.context), "parameters": parameters}
         backend.info = backend.info.model_copy(update={key: value for key, value in said.items() if value})
+        backend._absent = Absent(failures, backend.add, notice)
         return backend
 
     async def aclose(self) -> None:
         """Let go of all connections."""
+        await self._absent.close()
         await self._fleet.close()
 
     @property
@@ -92,10 +111,15 @@ class SGLangBackend:
         """Those that serve now."""
         return tuple(self._fleet.replicas)
 
+    @property
+    def gone(self) -> str | None:
+        """Why nobody can be asked, where a call has waited for it in vain; None while somebody can."""
+        return self._fleet.gone
+
     async def add(self, url: str) -> None:
         """One more replica, from now on."""
         replica = await _replica(url, self._key, self._patience)
-        _check_same(self._facts.server, replica)
+        _check_same(self._facts, self.speller.prompter, replica)
         self._fleet.add(replica)
 
     def drain(self, url: str) -> None:
@@ -103,9 +127,10 @@ class SGLangBackend:
         self._fleet.drain(url)
 
     async def abort(self, id: str) -> None:
-        """Wherever it was, and whichever attempt it had come to."""
-        ids = [attempt_id(id, attempt) for attempt in range(1, ATTEMPTS + 1)]
-        await asyncio.gather(*(replica.abort(each) for replica in self.replicas for each in ids))
+        """Wherever it was. Nobody waits for that: a server also notices, after some seconds, that its caller has gone,
+        and so it does of a second attempt."""
+        for replica in self.replicas:
+            replica.let_go(attempt_id(id, 1))
 
     def prompt_tokens(self, path: Path) -> int:
         return self.speller.prompt_tokens(path)
@@ -115,6 +140,7 @@ class SGLangBackend:
 
     async def generate(self, request: Request) -> Completion:
         began = time.perf_counter()
+        self._check_grammar(request)
         draft = Draft(request, self.speller.prompt_parts(request), self.speller.prompter)
         tokens = min(self._usual, request.max_tokens)
         errand = Errand(_conversation(request.path), draft.links, tokens, request.halt)
@@ -130,6 +156,18 @@ class SGLangBackend:
             raise BackendError(str(error), draft.usage(time.perf_counter() - began)) from error
         self._usual += (draft.made - self._usual) / 16
         return draft.completion(time.perf_counter() - began)
+
+    def _check_grammar(self, request: Request) -> None:
+        """Refuse what a grammar cannot do."""
+        sampling = request.sampling
+        if sampling.json_schema is None:
+            return
+        if request.until or request.path.steps:
+            raise UsageError("a JSON Schema holds whole samples: choose a strategy that does not search over steps")
+        if sampling.thinks and not self._facts.server.get("reasoning_parser"):
+            raise UsageError(
+                f"the servers of {self.info.name} do not know where thinking ends: start them with --reasoning-parser"
+            )
 
     async def read(self, reading: Reading) -> Verdicts:
         began = time.perf_counter()
@@ -153,6 +191,7 @@ class SGLangBackend:
     async def _placed(self, errand: Errand, attempt: int) -> AsyncIterator[Replica | None]:
         """A replica, once it is the call's turn there; None where a halt came first. A failure is remembered, and is
         one of the call's only at its last attempt."""
+        self._absent.look()
         replica = await self._fleet.place(errand)
         if replica is None:
             yield None
@@ -226,9 +265,19 @@ class SGLangBackend:
         return tuple(reply["embedding"]), told["prompt_tokens"] - cached
 
 
+async def _asked(url: str, key: str | None, patience: float) -> Replica | BackendError:
+    """A replica, or why it is none yet."""
+    try:
+        return await _replica(url, key, patience)
+    except BackendError as failure:
+        return failure
+
+
 async def _replica(url: str, key: str | None, patience: float) -> Replica:
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{url!r} is no address of a server; it begins with http:// or https://")
+    if url.rstrip("/").endswith("/v1"):
+        raise UsageError(f"{url} is the address of the OpenAI endpoints; leave out /v1: the server's own are asked")
     wire = Wire(url.rstrip("/"), key)
     try:
         return Replica(wire, await ask(wire), patience)
@@ -236,10 +285,12 @@ async def _replica(url: str, key: str | None, patience: float) -> Replica:
         await wire.close()
 
 
-def _check_same(facts: Mapping[str, Any], replica: Replica) -> None:
-    mine, theirs = ((basename(each), each.get("weight_version")) for each in (facts, replica.facts))
+def _check_same(facts: Facts, prompter: Prompter, replica: Replica) -> None:
+    """Refuse a replica of another model, or one that spells otherwise: before it is sent the first token id."""
+    mine, theirs = ((basename(each), each.get("weight_version")) for each in (facts.server, replica.facts))
     if mine != theirs:
         raise UsageError(f"{replica.url} serves {theirs[0]}, and the others {mine[0]}; replicas serve the same model")
+    check_alike(prompter, facts.folder, replica.url, replica.facts["spelt"])
 
 
 def _aborted(told: Mapping[str, Any], halt: Halt) -> tuple[None, int, int]:

@@ -12,6 +12,7 @@ from tts.backends.sglang.replica import Replica
 from tts.backends.sglang.warmth import Chain
 from tts.errors import BackendError, UsageError
 from tts.halt import Halt
+from tts.types import Usage
 
 INTERVAL = 1.0
 """Seconds between two looks at a replica that is in use."""
@@ -52,10 +53,20 @@ class Fleet:
         self._placing: asyncio.Handle | None = None
         self._giving_up: asyncio.TimerHandle | None = None
         self._watches: dict[Replica, asyncio.Task[None]] = {}
+        self._lost = False
+
+    @property
+    def gone(self) -> str | None:
+        """Why there is nobody to ask, from when a call has waited in vain until a replica says that it is well."""
+        urls = ", ".join(each.url for each in self.replicas) or "none is left"
+        return f"no replica answers ({urls})" if self._lost else None
 
     async def place(self, errand: Errand) -> Replica | None:
         """A replica, to be left with `leave`; None where the halt came first. Raises `BackendError` when none is well
-        for as long as patience lasts."""
+        for as long as patience lasts, and from then on at once."""
+        if self._lost:
+            self._watch()
+            raise self._nobody()
         errand.place = asyncio.get_running_loop().create_future()
         self._waiting.append(errand)
         self._watch()
@@ -81,6 +92,7 @@ class Fleet:
     def add(self, replica: Replica) -> None:
         """One more, from now on."""
         self.replicas.append(replica)
+        self._lost = False
         self._soon()
 
     def drain(self, url: str) -> Replica:
@@ -152,23 +164,27 @@ class Fleet:
         self._giving_up = None
         if any(replica.usable for replica in self.replicas):
             return
+        self._lost = True
         for errand in self._waiting:
             if not errand.place.done():
-                urls = ", ".join(each.url for each in self.replicas) or "none is left"
-                errand.place.set_exception(BackendError(f"no replica answers ({urls})"))
+                errand.place.set_exception(self._nobody())
         self._waiting = []
 
+    def _nobody(self) -> BackendError:
+        return BackendError(str(self.gone), Usage.none())
+
     def _watch(self) -> None:
-        """Look after every replica as long as there is anything to do."""
+        """Look after every replica as long as there is anything to do, and while all are lost."""
         for replica in self.replicas:
             task = self._watches.get(replica)
             if task is None or task.done():
                 self._watches[replica] = asyncio.get_running_loop().create_task(self._look_after(replica))
 
     async def _look_after(self, replica: Replica) -> None:
-        while self._waiting or any(each.running for each in self.replicas):
+        while self._lost or self._waiting or any(each.running for each in self.replicas):
             if not replica.breaker.resting:
                 await replica.refresh()
+                self._lost = self._lost and not replica.usable
                 self._soon()
             await asyncio.sleep(INTERVAL if replica.breaker.closed else INTERVAL / 4)
 

@@ -221,6 +221,10 @@ class Replica:
         asked = (each.post("/abort_request", {"rid": id}, self._patience) for each in self._engines)
         await asyncio.gather(*asked, return_exceptions=True)
 
+    def let_go(self, id: str) -> None:
+        """Abort a request in a moment."""
+        self._later(self.abort(id))
+
     def _later(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._aborts.add(task)

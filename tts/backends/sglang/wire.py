@@ -61,7 +61,9 @@ def generation(request: Request, ids: Sequence[int], tokens: int, stop_ids: Sequ
             "no_stop_trim": True,
             "skip_special_tokens": False,
             "stream_interval": interval,
+            "json_schema": sampling.json_schema,
         },
+        "require_reasoning": sampling.thinks and sampling.json_schema is not None,
         "return_logprob": sampling.logprobs,
         "stream": True,
     }

@@ -1,0 +1,247 @@
+"""Chat completions as OpenAI's API has them: every parameter is honoured, forwarded or refused, and none is dropped."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.api.problems import Fault
+from service.api.schemas import Asked, Choice, Drawn, Limits, Manner, Metadata, Posed, Text, Turn, Word
+
+INERT: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logprobs": (False,),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "service_tier": ("auto", "default"),
+    "tool_choice": ("none",),
+    "tools": ([],),
+    "parallel_tool_calls": (True, False),
+}
+"""Parameters that are taken as long as they ask for what happens anyway."""
+REFUSED: dict[str, str] = {
+    "frequency_penalty": "samples are drawn as the model gives them; leave it at 0",
+    "presence_penalty": "samples are drawn as the model gives them; leave it at 0",
+    "logprobs": "the answer was chosen among many samples; their sums are in the job's trace",
+    "top_logprobs": "the answer was chosen among many samples; their sums are in the job's trace",
+    "logit_bias": "tokens cannot be favoured here",
+    "modalities": "answers are text",
+    "audio": "answers are text",
+    "service_tier": "there is one tier; your limits are at /v1/budget",
+    "prediction": "nothing is predicted",
+    "reasoning_effort": "choose a mode of the model instead: NAME:MODE; and the effort is the budget",
+    "verbosity": "say it in a message",
+    "web_search_options": "nothing is searched",
+    "tools": "tool calls are not served yet",
+    "tool_choice": "tool calls are not served yet",
+    "parallel_tool_calls": "tool calls are not served yet",
+    "functions": "tool calls are not served yet",
+    "function_call": "tool calls are not served yet",
+    "prompt_cache_key": "conversations find their prefixes by themselves",
+    "prompt_cache_retention": "conversations find their prefixes by themselves",
+    "safety_identifier": "use user or metadata",
+    "moderation": "nothing is moderated here",
+}
+
+
+class Piece(Asked):
+    """A part of a message."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(Asked):
+    """One turn. `developer` is `system` under another name."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | Annotated[tuple[Piece, ...], Field(min_length=1, max_length=100)]
+    name: Word | None = None
+
+    @model_validator(mode="after")
+    def _says_text(self) -> Self:
+        if self.name is not None:
+            raise ValueError("names of speakers are not known to models here: put it into the content")
+        for piece in self.content if isinstance(self.content, tuple) else ():
+            if piece.type != "text" or piece.text is None:
+                raise Fault(400, "content", f"this model takes text only, and no {piece.type!r}")
+        return self
+
+    def turn(self) -> Turn:
+        role = "system" if self.role == "developer" else self.role
+        parts = [piece.text or "" for piece in self.content] if isinstance(self.content, tuple) else [self.content]
+        return Turn(role=role, content="".join(parts))
+
+
+class StreamOptions(Asked):
+    """What a stream tells beside."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ResponseFormat(Asked):
+    """Text, or JSON that an engine's grammar holds to a schema, after whatever is thought first."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: dict[str, Any] | None = None
+
+    def schema_text(self) -> str | None:
+        if self.type == "text":
+            return None
+        given = (self.json_schema or {}).get("schema")
+        if self.type == "json_schema" and not isinstance(given, dict):
+            raise ValueError("response_format.json_schema.schema is missing")
+        return json.dumps(given if self.type == "json_schema" else {"type": "object"})
+
+
+class ChatRequest(Asked):
+    """OpenAI's parameters, and ours: budget, strategy, verifier, answer, instruction, step_end, progress."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "model": "default:self_consistency",
+                    "messages": [{"role": "user", "content": "What is 12 * 17?"}],
+                    "answer": "maths",
+                    "budget": {"tokens": 2000},
+                }
+            ]
+        }
+    )
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=1_000)]
+    model: Annotated[str, Field(max_length=200)] = ""
+    max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stop: Text | Annotated[tuple[Text, ...], Field(max_length=16)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    store: bool | None = None
+    metadata: Metadata | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+
+    budget: Limits | None = Field(default=None, description="ours: the most that may be spent")
+    strategy: Choice | None = Field(default=None, description="ours: instead of naming it after the model")
+    verifier: Choice | None = Field(default=None, description="ours")
+    answer: Word | dict[str, Any] | None = Field(default=None, description="ours: the kind of answer, `text` if none")
+    instruction: Annotated[str, Field(max_length=10_000)] | None = Field(default=None, description="ours")
+    step_end: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(default=None, description="ours")
+    progress: bool = Field(
+        default=False, description="ours: what the search is doing, as reasoning_content of a stream"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuses_what_it_cannot_do(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        taken = dict(given)
+        for name in REFUSED.keys() & given.keys():
+            if given[name] is not None and not any(given[name] == each for each in INERT.get(name, ())):
+                raise ValueError(f"{name} is refused: {REFUSED[name]}")
+            del taken[name]
+        return taken
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
+            raise ValueError("max_tokens is the old name of max_completion_tokens: give one of them")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options without stream")
+        self.json_schema()
+        return self
+
+    def json_schema(self) -> str | None:
+        """The JSON Schema that answers are held to, as text."""
+        return self.response_format.schema_text() if self.response_format else None
+
+    def posed(self) -> Posed:
+        """The conversation as a problem."""
+        kind = self.answer or ("json" if self.json_schema() is not None else None)
+        plain = "" if self.instruction is None and (self.answer is None) else self.instruction
+        return Posed(messages=tuple(message.turn() for message in self.messages), answer=kind, instruction=plain)
+
+    def manner(self) -> Manner:
+        """How it is to be answered."""
+        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
+        noted = dict(self.metadata or {}) | ({"user": self.user} if self.user else {})
+        return Manner(
+            strategy=self.strategy,
+            verifier=self.verifier,
+            budget=self.budget,
+            sampling=Drawn(
+                temperature=self.temperature,
+                top_p=self.top_p,
+                max_tokens=self.max_completion_tokens or self.max_tokens,
+                stop=stop,
+            ),
+            step_end=self.step_end,
+            seed=self.seed or 0,
+            store=self.store is not False,
+            metadata=noted,
+        )
+
+
+class Said(BaseModel):
+    """What the assistant says. Without an answer there is a refusal that says why."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: str | None = None
+
+
+class ChatChoice(BaseModel):
+    """One of the distinct answers, the best first."""
+
+    index: int
+    message: Said
+    finish_reason: Literal["stop", "length"]
+    logprobs: None = None
+
+
+class ChatUsage(BaseModel):
+    """The whole spend: every sample, judge and finisher, lost ones included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: dict[str, int]
+
+
+class Completed(BaseModel):
+    """A chat completion, and what is behind it."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: ChatUsage
+    tts: dict[str, Any] = Field(description="ours: job, answer, votes, bill, notes")
+
+
+class Model(BaseModel):
+    """One model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "tts"
+
+
+class Models(BaseModel):
+    """What there is to choose from."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]

@@ -1,0 +1,198 @@
+"""OpenAI's API over our jobs, for its official client unchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from service.api.chat import ChatChoice, ChatRequest, ChatUsage, Completed, Model, Models, Said
+from service.api.door import Tenant
+from service.api.events import Event, Follower
+from service.api.jobs import HEARTBEAT, STATUS, Desk, Key, desk
+from service.api.problems import Fault, answered, response
+from service.outcome import Outcome
+from service.spec import Spec
+from service.store.store import Job
+
+LOOK = 0.5
+"""Seconds between two looks at whether the caller is still there."""
+
+router = APIRouter(prefix="/v1", responses=answered(), tags=["openai"])
+
+
+@router.get("/models")
+async def models(request: Request, tenant: Tenant) -> Models:
+    """What `model` may be, alone or followed by a strategy: `NAME:STRATEGY`."""
+    return Models(data=[Model(id=name) for name in desk(request).asking.models])
+
+
+@router.post("/chat/completions", response_model=Completed, responses=answered(500, 502))
+async def chat(request: Request, tenant: Tenant, body: ChatRequest, key: Key = None) -> Any:
+    """A chat completion. `usage` is the whole spend, `max_completion_tokens` caps the answer and `budget` the spend.
+    With `n`, distinct answers, the best first, and fewer where there are no more. A caller who goes away cancels."""
+    here = desk(request)
+    spec = here.asking.chat(body)
+    job = await here.take(tenant, [spec], key, body, store=body.store is not False)
+    if body.stream:
+        headers = {"Cache-Control": "no-store"}
+        chunks = _Stream(here, tenant, job, body, spec).chunks()
+        return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+    ended = await _answered(here, request, tenant, job)
+    if ended.error:
+        raise failed(ended)
+    return completed(ended, body, spec)
+
+
+async def _answered(here: Desk, request: Request, tenant: str, id: str) -> Job:
+    """The job when it has ended; cancelled when its caller goes away."""
+    try:
+        while True:
+            job = await here.waited(tenant, id, LOOK)
+            if job.over:
+                return job
+            if await request.is_disconnected():
+                raise Fault(408, "gone", "the caller has gone")
+    except (asyncio.CancelledError, Fault):
+        here.later(here.store.cancel(tenant, id))
+        raise
+
+
+def failed(job: Job) -> Fault:
+    """Why a job has no answer."""
+    error = job.error or {}
+    code = str(error.get("code", "internal"))
+    return Fault(STATUS.get(code, 500), code, str(error.get("detail", "")), job=job.id)
+
+
+def completed(job: Job, asked: ChatRequest, spec: Spec) -> Completed:
+    """A job that has ended, as a chat completion."""
+    outcome = Outcome.model_validate(job.result)
+    texts = [text for text in (outcome.text, *(each.text for each in outcome.alternatives)) if text is not None]
+    choices = [_choice(i, text, spec.problem.kind.after, outcome) for i, text in enumerate(texts)] or [
+        _refusal(outcome)
+    ]
+    notes = list(outcome.notes)
+    if len(texts) < (asked.n or 1):
+        notes.append(f"{asked.n} answers were asked for, and {len(texts)} distinct ones were found")
+    return Completed(
+        id=f"chatcmpl-{job.id}",
+        created=int(job.created),
+        model=asked.model or spec.model,
+        choices=choices,
+        usage=usage(outcome),
+        tts={
+            "job": job.id,
+            "answer": outcome.answer,
+            "strategy": outcome.strategy,
+            "stop": outcome.stop,
+            "chosen": outcome.chosen,
+            "votes": [vote.model_dump() for vote in outcome.votes],
+            "bill": outcome.bill.model_dump(),
+            "notes": notes,
+        },
+    )
+
+
+def _choice(index: int, text: str, after: str, outcome: Outcome) -> ChatChoice:
+    said = text.rpartition(after)[2].lstrip("\n") if after else text
+    cut = index == 0 and outcome.finish not in ("stop", None)
+    return ChatChoice(index=index, message=Said(content=said), finish_reason="length" if cut else "stop")
+
+
+def _refusal(outcome: Outcome) -> ChatChoice:
+    why = f"no answer: stopped by {outcome.stop}" if outcome.stop != "done" else "no answer was found"
+    return ChatChoice(index=0, message=Said(content=None, refusal=why), finish_reason="length")
+
+
+def usage(outcome: Outcome) -> ChatUsage:
+    """The whole spend in OpenAI's words."""
+    told = outcome.usage
+    prompt = told.prompt_tokens + told.verifier_tokens
+    return ChatUsage(
+        prompt_tokens=prompt,
+        completion_tokens=outcome.bill.tokens,
+        total_tokens=prompt + outcome.bill.tokens,
+        prompt_tokens_details={"cached_tokens": told.cached_tokens + told.verifier_cached_tokens},
+    )
+
+
+class _Stream:
+    """A completion as chunks: text once it is final, and what the search is doing where that is asked for."""
+
+    def __init__(self, here: Desk, tenant: str, job: str, asked: ChatRequest, spec: Spec) -> None:
+        self._here, self._tenant, self._job, self._asked, self._spec = here, tenant, job, asked, spec
+        self._votes: Counter[str] = Counter()
+        self._samples = self._tokens = 0
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        over = False
+        try:
+            yield self._chunk({"role": "assistant", "content": ""})
+            async for event in Follower(self._here.store, self._here.news, self._tenant, self._job, 0).events(
+                HEARTBEAT
+            ):
+                if event is None:
+                    yield b": still here\n\n"
+                elif event.name in ("result", "purged"):
+                    over = True
+                elif self._asked.progress and (line := self._line(event)):
+                    yield self._chunk({"reasoning_content": line})
+            for chunk in await self._end():
+                yield chunk
+        finally:
+            if not over:  # the caller has gone
+                self._here.later(self._here.store.cancel(self._tenant, self._job))
+
+    async def _end(self) -> list[bytes]:
+        job = await self._here.store.job(self._tenant, self._job)
+        if job is None or job.error:
+            fault = failed(job) if job else Fault(404, "no_job", "the job was purged")
+            return [b"data: " + bytes(response(fault).body) + b"\n\n", b"data: [DONE]\n\n"]
+        told = completed(job, self._asked, self._spec)
+        chunks = []
+        for choice in told.choices:
+            said = choice.message
+            delta = {"content": said.content} if said.content is not None else {"refusal": said.refusal}
+            chunks += [
+                self._chunk(delta, choice.index),
+                self._chunk({}, choice.index, finish=choice.finish_reason, tts=told.tts if not choice.index else None),
+            ]
+        options = self._asked.stream_options
+        if options and options.include_usage:
+            chunks.append(self._data({"choices": [], "usage": told.usage.model_dump()}))
+        return [*chunks, b"data: [DONE]\n\n"]
+
+    def _line(self, event: Event) -> str:
+        """One line on how far the search is."""
+        told = json.loads(event.data)
+        if event.name != "settled" or told["role"] != "policy":
+            return ""
+        self._samples += 1
+        self._tokens += told["tokens"]
+        if told.get("answer") is not None:
+            self._votes[str(told["answer"])[:80]] += 1
+        leading = self._votes.most_common(1)
+        votes = f"; leading: {leading[0][0]} ({leading[0][1]})" if leading else ""
+        return f"{self._samples} samples, {self._tokens:,} tokens{votes}\n"
+
+    def _chunk(
+        self, delta: dict[str, Any], index: int = 0, *, finish: str | None = None, tts: dict[str, Any] | None = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return self._data({"choices": [choice], **({"tts": tts} if tts else {})})
+
+    def _data(self, told: dict[str, Any]) -> bytes:
+        chunk = {
+            "id": f"chatcmpl-{self._job}",
+            "object": "chat.completion.chunk",
+            "created": 0,
+            "model": self._asked.model,
+            **told,
+        }
+        return b"data: " + json.dumps(chunk, ensure_ascii=False).encode() + b"\n\n"

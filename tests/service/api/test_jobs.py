@@ -114,7 +114,7 @@ async def test_a_trace_replays_to_the_same_result(service: Served, tmp_path: Pat
     assert (header.job, header.strategy.name) == (job["id"], "beam")
     assert result.answer
     assert result.answer.text == job["result"]["answer"]
-    assert result.bill.model_dump() == job["result"]["bill"]
+    assert result.bill.model_dump(mode="json") == job["result"]["bill"]
 
 
 async def test_a_cancelled_job_keeps_its_best_answer(endless: Settings) -> None:

@@ -31,8 +31,9 @@ OPERATIONS = [
 EXAMPLES = 40
 ASKED_ONLY = {"problem": ASKED["problem"], "answer": "maths"}
 MANNER = {"budget": {"tokens": 100}, "strategy": "single"}
-UNCHECKED = ("positive_data_acceptance",)
-"""What is valid by its schema may still be impossible: a strategy that does not exist, a budget that is too large."""
+UNCHECKED = ("positive_data_acceptance", "negative_data_rejection")
+"""What is valid by its schema may still be impossible: a strategy that does not exist, a budget that is too large. And
+what is drawn as invalid may be sent as valid: a key in place of a broken one, an empty list as no parameter at all."""
 
 
 @pytest.fixture(scope="module")

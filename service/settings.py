@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """Problems of one batch."""
     most_streams: PositiveInt = 2_000
     """Event streams of one API process."""
+    heartbeat_seconds: PositiveFloat = 10.0
+    """How long an event stream is silent at most."""
     patience_seconds: Annotated[PositiveFloat, Field(le=60)] = 10.0
     """How long a slow client may take to send its request, and the API to reach Redis."""
 

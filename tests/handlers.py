@@ -44,6 +44,16 @@ def counting(request: Request) -> Reply:
     return Reply("".join(words[request.path.tokens :]), latency=0.05, per_token=0.006)
 
 
+def endless(request: Request) -> Reply:
+    """Goes on until it is told to stop."""
+    return Reply("so the answer is \\boxed{12} " * 10_000, per_token=0.001, probability=0.5)
+
+
+def crashing(request: Request) -> Reply:
+    """What nobody foresaw."""
+    raise ZeroDivisionError("a secret of the handler's")
+
+
 def wordy(request: Request) -> Reply:
     """One of three texts, a second each."""
     texts = ("I would say \\boxed{12}.", "It is \\boxed{7}, I think.", "Surely \\boxed{12}!")

@@ -71,7 +71,7 @@ class Asking:
         strategy = self._catalog.strategy(part)
         verifier = _part(manner.verifier)
         self._catalog.verifier(model, verifier)
-        kind = _kind(posed.answer or "text")
+        kind = _kind("text" if posed.answer is None else posed.answer)
         problem = _problem(posed, kind)
         explicit = {"step_end"} if manner.step_end else set()
         if manner.step_end:

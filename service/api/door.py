@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import Fault, response
+from service.api.problems import Detail, Fault, response, unknown_parameter
 from service.keys import Keys
 from service.settings import Settings
 
@@ -36,6 +36,15 @@ async def tenant(
 Tenant = Annotated[str, Depends(tenant)]
 
 
+async def known_query(request: Request) -> None:
+    """Refuse what a route would ignore."""
+    known = sorted(field.alias for field in request.scope["route"].dependant.query_params)
+    for name in request.query_params:
+        if name not in known:
+            detail = unknown_parameter(name, known)
+            raise Fault(422, "invalid", detail, errors=[Detail(pointer=name, detail=detail)])
+
+
 class Bounded:
     """Refuses bodies that are too long, or too long in coming."""
 
@@ -49,7 +58,7 @@ class Bounded:
         body = _Body(receive, self._settings)
         try:
             length = dict(scope["headers"]).get(b"content-length", b"0")
-            body.check(int(length) if length.isdigit() else 0)
+            body.check(int(length[:20]) if length.isdigit() else 0)
             await self._app(scope, body.receive, send)
         except Fault as fault:
             await response(fault)(scope, receive, send)
@@ -61,6 +70,7 @@ class _Body:
     def __init__(self, receive: Receive, settings: Settings) -> None:
         self._receive, self._settings = receive, settings
         self._size, self._whole = 0, False
+        self._end = asyncio.get_running_loop().time() + settings.patience_seconds
 
     def check(self, size: int) -> None:
         most = self._settings.most_body_bytes
@@ -71,7 +81,8 @@ class _Body:
         if self._whole:  # from here on only the end of the connection is waited for
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), self._settings.patience_seconds)
+            async with asyncio.timeout_at(self._end):  # for all of it: every byte comes in time on its own
+                message = await self._receive()
         except TimeoutError:
             raise Fault(408, "slow", "the request did not come in time") from None
         self._size += len(message.get("body", b""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, NamedTuple
 
 from service.api.news import News
@@ -32,7 +32,7 @@ class Follower:
         self._position = start
         self._known: tuple[str, int] | None = None
 
-    async def events(self, heartbeat: float) -> AsyncIterator[Event | None]:
+    async def events(self, heartbeat: float) -> AsyncGenerator[Event | None, None]:
         """Events as they happen; None after so many seconds without one."""
         async with self._news.changes_of(self._id) as changed:
             while True:

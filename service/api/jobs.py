@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
 from service.api.asking import Asking, by_prefix
-from service.api.door import Tenant
+from service.api.door import Tenant, known_query
 from service.api.events import Follower
 from service.api.news import News
 from service.api.problems import Fault, answered, no_job
@@ -37,13 +38,19 @@ from strategies import STRATEGIES
 from tts.types import Budget
 from verifiers import VERIFIERS
 
-HEARTBEAT = 10.0
 GLANCE = 2.0
 """Seconds after which whoever waits for a job looks without having been told."""
 STATUS = {"cannot_be_done": 422, "model_unavailable": 503, "no_samples": 502, "internal": 500, "poison": 500}
 """How an error of a job is answered to somebody who waited for it."""
 
-router = APIRouter(prefix="/v1", responses=answered())
+EVENT = {
+    "type": "object",
+    "description": "one event; `data` is JSON, an `id` can be sent as Last-Event-ID",
+    "properties": {name: {"type": "string"} for name in ("event", "data", "id")},
+    "required": ["event", "data"],
+}
+
+router = APIRouter(prefix="/v1", responses=answered(), dependencies=[Depends(known_query)])
 JobId = Annotated[str, Path(max_length=200)]
 Key = Annotated[
     str | None,
@@ -174,13 +181,13 @@ async def cancel(request: Request, tenant: Tenant, id: JobId, purge: bool = Fals
 @router.get(
     "/jobs/{id}/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/event-stream": {"schema": EVENT}}}},
 )
 async def events(
     request: Request,
     tenant: Tenant,
     id: JobId,
-    last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=20, pattern=r"^[0-9]+$")] = None,
+    last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=15, pattern=r"^[0-9]+$")] = None,
 ) -> StreamingResponse:
     """What happens to a job as it happens, as server-sent events; a connection that broke goes on from
     `Last-Event-ID`."""
@@ -197,11 +204,12 @@ async def events(
 async def _stream(here: Desk, follower: Follower) -> AsyncIterator[bytes]:
     here.streams += 1
     try:
-        async for event in follower.events(HEARTBEAT):
-            if event is None:
-                yield format_sse_event(data_str=None, comment="still here")
-            else:
-                yield format_sse_event(event=event.name, data_str=event.data, id=event.id)
+        async with aclosing(follower.events(here.settings.heartbeat_seconds)) as events:
+            async for event in events:
+                if event is None:
+                    yield format_sse_event(data_str=None, comment="still here")
+                else:
+                    yield format_sse_event(event=event.name, data_str=event.data, id=event.id)
     finally:
         here.streams -= 1
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from service.store import GONE, Store
+from service.store import GONE, Store, stopped
 
 log = logging.getLogger("tts.api")
 AGAIN = 0.5
@@ -24,14 +24,14 @@ class News:
         self._ended: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._changed: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._listen())
 
     async def aclose(self) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await stopped(self._task, *self._leaving)
         await self._channel.aclose()  # type: ignore[no-untyped-call]
 
     @contextmanager
@@ -47,16 +47,22 @@ class News:
     @asynccontextmanager
     async def changes_of(self, id: str) -> AsyncIterator[asyncio.Event]:
         """Set whenever something is new of the job."""
-        event, topic = asyncio.Event(), f"tts:news:{id}"
-        if id not in self._changed:
-            await self._say("subscribe", topic)
+        event, alone = asyncio.Event(), id not in self._changed
         self._changed[id].add(event)
         try:
+            if alone:
+                await self._say("subscribe", f"tts:news:{id}")
             yield event
         finally:
             _leave(self._changed, id, event)
-            if id not in self._changed:
-                await self._say("unsubscribe", topic)
+            # Whoever leaves may have been cancelled, and can wait for nothing any more.
+            task = asyncio.create_task(self._unsubscribe(id))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _unsubscribe(self, id: str) -> None:
+        if id not in self._changed:
+            await self._say("unsubscribe", f"tts:news:{id}")
 
     async def _say(self, command: str, topic: str) -> None:
         try:

@@ -14,7 +14,7 @@ from fastapi.responses import StreamingResponse
 from service.api.chat import ChatChoice, ChatRequest, ChatUsage, Completed, Model, Models, Said
 from service.api.door import Tenant
 from service.api.events import Event, Follower
-from service.api.jobs import HEARTBEAT, STATUS, Desk, Key, desk
+from service.api.jobs import STATUS, Desk, Key, desk
 from service.api.problems import Fault, answered, response
 from service.outcome import Outcome
 from service.spec import Spec
@@ -135,7 +135,7 @@ class _Stream:
         try:
             yield self._chunk({"role": "assistant", "content": ""})
             async for event in Follower(self._here.store, self._here.news, self._tenant, self._job, 0).events(
-                HEARTBEAT
+                self._here.settings.heartbeat_seconds
             ):
                 if event is None:
                     yield b": still here\n\n"

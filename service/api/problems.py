@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -64,8 +65,8 @@ class Problem(BaseModel):
     error: Error
 
 
-class Fault(Exception):
-    """A request that is answered with a problem."""
+class Fault(HTTPException):
+    """A request that is answered with a problem; one of FastAPI's own, which it lets pass while it reads a body."""
 
     def __init__(
         self,
@@ -77,9 +78,9 @@ class Fault(Exception):
         errors: list[Detail] | None = None,
         job: str | None = None,
     ) -> None:
-        super().__init__(detail)
+        super().__init__(status, detail)
         self.status, self.code, self.detail, self.errors, self.job = status, code, detail, errors, job
-        self.headers = {} if wait is None else {"Retry-After": str(max(1, math.ceil(wait)))}
+        self.headers: dict[str, str] = {} if wait is None else {"Retry-After": str(max(1, math.ceil(wait)))}
         if status == HTTPStatus.UNAUTHORIZED:
             self.headers["WWW-Authenticate"] = "Bearer"
 
@@ -107,6 +108,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(UsageError, _usage)
     app.add_exception_handler(Unreachable, _unreachable)
     app.add_exception_handler(Exception, _internal)
+    app.openapi = partial(documented, app)  # type: ignore[method-assign]
+
+
+def documented(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, which says of problems what they are sent as: FastAPI takes every model for plain JSON."""
+    told = FastAPI.openapi(app)
+    answers = [
+        each for path in told["paths"].values() for route in path.values() for each in route["responses"].values()
+    ]
+    for content in (each["content"] for each in answers if MEDIA in each.get("content", ())):
+        content[MEDIA] = content.pop("application/json", content[MEDIA])
+    return told
 
 
 def response(fault: Fault) -> JSONResponse:
@@ -153,10 +166,14 @@ def _detail(error: Mapping[str, Any], body: type[BaseModel] | None) -> Detail:
 
 def _unknown(place: list[str], body: type[BaseModel] | None) -> str:
     """An unknown parameter, and the nearest that is known where it stands."""
-    known = sorted(_fields(body, place[:-1]))
-    near = get_close_matches(place[-1], known, n=1, cutoff=0.5)
+    return unknown_parameter(place[-1], sorted(_fields(body, place[:-1])))
+
+
+def unknown_parameter(name: str, known: list[str]) -> str:
+    """In one line, with the nearest that is known."""
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}" if known else ""
-    return f"unknown parameter {place[-1][:80]!r}{hint}"
+    return f"unknown parameter {name[:80]!r}{hint}"
 
 
 def _fields(body: type[BaseModel] | None, place: Iterable[str]) -> set[str]:
@@ -197,13 +214,15 @@ def refused(error: Refusal) -> Fault:
     detail = {
         "rate": f"more than {about} jobs a minute; try again in {wait} s",
         "queue": f"{about} jobs are waiting already; try again when some have ended",
-        "budget": f"your budget is not enough: {_free(about)} left in this window, which ends in {wait} s",
+        "budget": f"your budget is not enough: {_left(about)} left in this window, which ends in {wait} s",
     }[error.reason]
     return Fault(429, error.reason, detail, wait=error.wait)
 
 
-def _free(about: str) -> str:
-    unit, free = about.split()
+def _left(about: str) -> str:
+    unit, _, free = about.partition(" ")
+    if not free:  # it was refused for something else
+        return about
     return f"${float(free) / 1e9:.6f}" if unit == "usd" else f"{int(float(free)):,} tokens"
 
 

@@ -2,8 +2,8 @@
 whatever dies in the middle, it has happened or it has not; every script can be sent again without doing harm.
 """
 
-from service.store.connection import GONE, Scripts, Unreachable
+from service.store.connection import GONE, Scripts, Unreachable, stopped
 from service.store.journal import RedisJournal, StaleLease
 from service.store.store import Claim, Refusal, Store
 
-__all__ = ["GONE", "Claim", "RedisJournal", "Refusal", "Scripts", "StaleLease", "Store", "Unreachable"]
+__all__ = ["GONE", "Claim", "RedisJournal", "Refusal", "Scripts", "StaleLease", "Store", "Unreachable", "stopped"]

@@ -106,6 +106,16 @@ class Scripts:
             return replies
 
 
+async def stopped(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks until they have ended: redis-py swallows a cancellation that comes while it connects."""
+    running: set[asyncio.Task[Any]] = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=0.1)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _tell(told: asyncio.Future[Any], reply: Any) -> None:
     if told.done():  # whoever asked has gone
         return

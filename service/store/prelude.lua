@@ -2,10 +2,12 @@
 
 local function key(...) return table.concat({'tts', ...}, ':') end
 
-local function now()
+local function micro()
   local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  return t[1] * 1000000 + t[2]
 end
+
+local function now() return math.floor(micro() / 1000) end
 
 local function number(value) return tonumber(value or '') or 0 end
 
@@ -38,27 +40,31 @@ local function settle(job)
   for _, unit in ipairs({'tokens', 'usd', 'flops'}) do
     cost[unit] = number(job['spent_' .. unit]) + number(job['open_' .. unit])
   end
+  local batch = job.batch and key('batch', job.batch)
+  local holds = function(unit) return number(redis.call('HGET', batch, 'hold_' .. unit)) end
   redis.call('HINCRBY', account, 'jobs', 1)
   for _, unit in ipairs({'tokens', 'usd'}) do
+    local given = number(job['hold_' .. unit])
+    if batch then given = holds(unit) > 0 and cost[unit] or 0 end
     redis.call('HINCRBY', account, unit, cost[unit])
-    redis.call('HINCRBY', account, 'held_' .. unit, -(job.batch and cost[unit] or number(job['hold_' .. unit])))
+    redis.call('HINCRBY', account, 'held_' .. unit, -given)
   end
-  if not job.batch then return end
-  local batch = key('batch', job.batch)
+  if not batch then return end
+  if not job.started then redis.call('HINCRBY', batch, 'started', 1) end -- it wants no share any more
   for unit, spent in pairs(cost) do
     redis.call('HINCRBYFLOAT', batch, 'spent_' .. unit, spent)
     redis.call('HINCRBYFLOAT', batch, 'held_' .. unit, -number(job['share_' .. unit]))
   end
   if redis.call('HINCRBY', batch, 'ended', 1) < number(redis.call('HGET', batch, 'size')) then return end
   for _, unit in ipairs({'tokens', 'usd'}) do -- what nobody needed
-    local b = redis.call('HMGET', batch, 'hold_' .. unit, 'spent_' .. unit)
-    redis.call('HINCRBY', account, 'held_' .. unit, -math.floor(number(b[1]) - number(b[2])))
+    local left = holds(unit) - number(redis.call('HGET', batch, 'spent_' .. unit))
+    if holds(unit) > 0 then redis.call('HINCRBY', account, 'held_' .. unit, -math.floor(left)) end
   end
 end
 
 local FIELDS = {'tenant', 'window', 'state', 'hold_tokens', 'hold_usd', 'batch', 'share_tokens', 'share_usd',
   'share_flops', 'spent_tokens', 'spent_usd', 'spent_flops', 'open_tokens', 'open_usd', 'open_flops', 'store', 'purge',
-  'retain', 'fence'}
+  'retain', 'fence', 'started'}
 
 local function read(id)
   local values, job = redis.call('HMGET', key('job', id), unpack(FIELDS)), {}

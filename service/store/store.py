@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter
+from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 
 from service.settings import Settings
 from service.spec import OVER, Spec, State
 from service.store.connection import Scripts, connect
 from service.store.journal import nano
 from service.store.packing import unpacked
+from tts.cost import one_line
 from tts.errors import TTSError
 from tts.journal import Record
 from tts.types import Budget, Noun
 
+log = logging.getLogger("tts.store")
 Reason = str
 """Why jobs were not taken: `rate`, `queue`, `budget`, `unbounded`, `conflict`."""
 
@@ -129,7 +132,7 @@ class Store:
             "idempotency": idempotency,
             "digest": digest,
             "batch": "batch_" + secrets.token_hex(10) if batch else None,
-            "budget": _units(batch) if batch else None,
+            "budget": json.dumps(_units(batch)) if batch else None,
             "listed": [spec.id for spec in specs] if batch else None,
         }
         given = json.dumps({name: value for name, value in ask.items() if value is not None})
@@ -146,7 +149,7 @@ class Store:
         settings = self.settings
         lease = int(settings.lease_seconds * 1000)
         claimed, turns = await self.scripts.run("claim", worker, wanted, lease, settings.attempts)
-        return [_claim(each) for each in claimed], turns
+        return [claim for each in claimed if (claim := _claim(each))], turns
 
     async def renew(self, worker: str, about: Mapping[str, Any], held: Mapping[str, int]) -> Pulse:
         """Keep the jobs that a worker has, by their fences; and give to others what nobody keeps any more."""
@@ -180,7 +183,7 @@ class Store:
 
     async def jobs(self, tenant: str, limit: int, before: float | None) -> list[Job]:
         """A tenant's jobs without results and specifications, the newest first."""
-        newest = "+inf" if before is None else f"({before * 1000:.0f}"
+        newest = "+inf" if before is None else f"({before * 1e6:.0f}"
         return [_job(_text(name), fields) for name, fields in await self.scripts.run("list", tenant, newest, limit)]
 
     async def batch(self, tenant: str, id: str) -> Batch | None:
@@ -219,18 +222,23 @@ class Store:
         return {name: json.loads(about) for name, about in _fields(told).items()}
 
 
-def _claim(told: Sequence[Any]) -> Claim:
-    _, fence, tenant, blob, share = told
-    spec = Spec.model_validate_json(blob)
+def _claim(told: Sequence[Any]) -> Claim | None:
+    """None for a job of another version's: its lease will expire, and somebody else may understand it."""
+    id, fence, tenant, blob, share = told
+    try:
+        spec = Spec.model_validate_json(blob)
+    except ValidationError as error:
+        log.warning("job %s cannot be read by this version: %s", id.decode(), one_line(error))
+        return None
     if share:
         spec = spec.model_copy(update={"budget": _budget(share)})
     return Claim(fence, tenant.decode(), spec)
 
 
 def _units(budget: Budget) -> dict[str, float]:
-    """A budget as scripts reckon with it: dollars in billionths."""
+    """A budget as scripts reckon with it: dollars in billionths, one at least."""
     given = budget.model_dump(exclude_none=True)
-    return {**given, "usd": nano(given["usd"])} if "usd" in given else given
+    return {**given, "usd": max(1, nano(given["usd"]))} if "usd" in given else given
 
 
 def _budget(units: str | bytes) -> Budget:
@@ -240,11 +248,12 @@ def _budget(units: str | bytes) -> Budget:
 
 def _job(id: str, flat: Sequence[bytes]) -> Job:
     found = _fields(flat)
-    times = {name: int(found[name]) / 1000 for name in ("created", "started", "ended") if name in found}
+    times = {name: int(found[name]) / 1000 for name in ("started", "ended") if name in found}
     return Job(
         id=id,
         tenant=found["tenant"],
         state=cast(State, found["state"]),
+        created=int(found["created"]) / 1e6,
         batch=found.get("batch"),
         worker=found.get("worker"),
         fence=int(found["fence"]),

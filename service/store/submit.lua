@@ -9,7 +9,9 @@ if redis.call('EXISTS', owner) == 1 then return {'accepted', name} end -- it was
 local same = ask.idempotency and key('same', tenant, ask.idempotency)
 if same then
   local known = redis.call('HMGET', same, 'digest', 'id')
-  if known[2] then return {known[1] == ask.digest and 'same' or 'conflict', known[2]} end
+  -- Of a job that was purged nothing is left, its key neither.
+  local there = known[2] and redis.call('EXISTS', key('job', known[2]), key('batch', known[2])) == 1
+  if there then return {known[1] == ask.digest and 'same' or 'conflict', known[2]} end
 end
 
 local limits = {}
@@ -42,16 +44,20 @@ end
 redis.call('HINCRBY', account, 'held_tokens', ask.tokens or 0)
 redis.call('HINCRBY', account, 'held_usd', ask.usd or 0)
 redis.call('PEXPIRE', account, 2 * period + 86400000 * 32)
-if arrival then redis.call('SET', key('rate', tenant), arrival, 'PX', 3600000) end
+if arrival then redis.call('SET', key('rate', tenant), arrival, 'PX', math.ceil(arrival - t)) end
 if same then
   redis.call('HSET', same, 'digest', ask.digest, 'id', name)
   redis.call('PEXPIRE', same, ask.retain)
 end
-local common = {'tenant', tenant, 'window', window, 'state', 'queued', 'created', t, 'fence', 0, 'attempts', 0,
+-- Jobs are listed by when they came, in microseconds. No two of a tenant came at once: a page can end after any of them.
+local listed = key('jobs', tenant)
+redis.call('ZREMRANGEBYSCORE', listed, '-inf', micro() - 2000 * ask.retain) -- expired, and nobody ever looked
+local created = math.max(micro(), number(redis.call('ZREVRANGE', listed, 0, 0, 'WITHSCORES')[2]) + 1)
+local common = {'tenant', tenant, 'window', window, 'state', 'queued', 'fence', 0, 'attempts', 0,
   'store', ask.store and '1' or '0', 'retain', ask.store and ask.retain or ask.linger}
 if ask.batch then
   redis.call('HSET', owner, 'tenant', tenant, 'created', t, 'size', count, 'ended', 0, 'started', 0,
-    'hold_tokens', ask.tokens or 0, 'hold_usd', ask.usd or 0, 'budget', cjson.encode(ask.budget))
+    'hold_tokens', ask.tokens or 0, 'hold_usd', ask.usd or 0, 'budget', ask.budget)
   redis.call('PEXPIRE', owner, ask.retain + 86400000)
   common[#common + 1] = 'batch'
   common[#common + 1] = ask.batch
@@ -63,12 +69,14 @@ else
 end
 for i = 2, #ARGV, 2 do
   local id = ARGV[i]
-  redis.call('HSET', key('job', id), 'spec', ARGV[i + 1], unpack(common))
+  redis.call('HSET', key('job', id), 'spec', ARGV[i + 1], 'created', created, unpack(common))
   redis.call('RPUSH', key('queue', tenant), id)
-  redis.call('ZADD', key('jobs', tenant), t, id)
+  redis.call('ZADD', listed, created, id)
+  created = created + 1
 end
 for _, id in ipairs(ask.listed or {}) do redis.call('RPUSH', key('batch', ask.batch, 'jobs'), id) end
 if ask.batch then redis.call('PEXPIRE', key('batch', ask.batch, 'jobs'), ask.retain + 86400000) end
+redis.call('PEXPIRE', listed, 2 * ask.retain)
 redis.call('HINCRBY', key('count', tenant), 'queued', count)
 take_a_seat(tenant)
 return {'accepted', name}

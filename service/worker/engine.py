@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.settings import Settings
-from service.store import GONE, Claim, RedisJournal, StaleLease, Store, Unreachable
+from service.store import GONE, Claim, RedisJournal, StaleLease, Store, Unreachable, stopped
 from service.worker.bench import Bench, Ended
 from tts.halt import Halt
 from tts.journal import Record
@@ -69,9 +69,7 @@ class Engine:
             await self._claim()
             await self._drain()
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await stopped(*beside)
             await self._bench.aclose()
             await self._store.aclose()
 

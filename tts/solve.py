@@ -223,8 +223,8 @@ def _unseen(job: Job) -> Iterator[str]:
         )
     if job.stepwise and not books.stepped:
         yield (
-            f"no step ended with {problem.step_end!r}, so whole samples were compared; name what ends one with --step-end, "
-            "or step_end of its profile"
+            f"no step ended with {problem.step_end!r}, so whole samples were compared; name what ends one with "
+            "--step-end, or step_end of its profile"
         )
 
 

@@ -13,7 +13,7 @@ import click
 
 from service.keys import Keys, TenantLimits
 from service.options import checked
-from service.settings import settings
+from service.settings import settings, shown
 from service.store.connection import GONE, connect
 from tts.errors import UsageError
 
@@ -89,7 +89,7 @@ def _with_keys(act: Callable[[Keys], Awaitable[Any]]) -> Any:
     try:
         return asyncio.run(main())
     except GONE as error:
-        raise UsageError(f"no Redis at TTS_REDIS_URL={settings().redis_url}: {error}") from error
+        raise UsageError(f"no Redis at TTS_REDIS_URL={shown(settings().redis_url)}: {error}") from error
 
 
 def _log() -> None:

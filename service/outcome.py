@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Self
 
 from tts.types import Bill, Noun, Result, Samples, Vote
+
+_ADDRESS = re.compile(r"https?://[^\s()\[\],;'\"]+")
 
 
 class Tokens(Noun):
@@ -56,7 +59,10 @@ class Outcome(Noun):
     alternatives: tuple[Alternative, ...] = ()
 
     @classmethod
-    def of(cls, result: Result, strategy: str, alternatives: tuple[Alternative, ...] = ()) -> Self:
+    def of(
+        cls, result: Result, strategy: str, alternatives: tuple[Alternative, ...] = (), *, hidden: bool = False
+    ) -> Self:
+        """A result; with `hidden`, for those who are not to see where models are."""
         answer = result.answer
         return cls(
             answer=answer.text if answer else None,
@@ -76,9 +82,14 @@ class Outcome(Noun):
             ),
             bill=result.bill,
             samples=result.samples,
-            notes=result.notes,
+            notes=tuple(map(anonymous, result.notes)) if hidden else result.notes,
             alternatives=alternatives,
         )
+
+
+def anonymous(text: str) -> str:
+    """What went wrong, without the addresses of servers: those are in the log of whoever runs them."""
+    return _ADDRESS.sub("a server of the model", text)
 
 
 def _tokens(result: Result) -> Tokens:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import warnings
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path as File
 from typing import Any
 
@@ -14,6 +15,7 @@ import click
 from service.keys import Keys, TenantLimits
 from service.options import checked
 from service.settings import settings, shown
+from service.store import Store, Unreachable
 from service.store.connection import GONE, connect
 from tts.errors import UsageError
 
@@ -79,6 +81,26 @@ def limit_tenant(tenant: str, limits: dict[str, Any]) -> None:
     """Set what a tenant may do."""
     given = checked(TenantLimits, {name: value for name, value in limits.items() if value is not None})
     _with_keys(lambda keys: keys.limit(tenant, given))
+
+
+def dead(most: int) -> None:
+    """Print the newest dead letters."""
+
+    async def main() -> list[tuple[str, str, float, str]]:
+        store = Store(settings())
+        try:
+            return await store.dead(most)
+        finally:
+            await store.aclose()
+
+    try:
+        found = asyncio.run(main())
+    except Unreachable as error:
+        raise UsageError(f"no Redis at TTS_REDIS_URL={shown(settings().redis_url)}: {error}") from error
+    for id, tenant, at, why in found:
+        click.echo(f"{id}  {tenant}  {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}  {why}")
+    if not found:
+        click.echo("no dead letters", err=True)
 
 
 def _with_keys(act: Callable[[Keys], Awaitable[Any]]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from service.api.news import News
 from service.api.schemas import JobView
+from service.outcome import anonymous
 from service.store import Store
 from service.store.store import Job
 from tts.journal import Chosen, Held, Record, Settled, usage_of
@@ -84,7 +85,7 @@ def _settled(record: Settled, problem: Problem | None) -> dict[str, Any]:
         "at": record.at,
     }
     if record.reason or record.error:
-        told["reason"] = record.reason or record.error
+        told["reason"] = record.reason or anonymous(record.error or "")
     if record.segments and problem and record.role == "policy" and not record.key.startswith(FINISHER):
         finish = record.segments[-1].finish
         text = "".join(segment.text for segment in record.segments)

@@ -30,11 +30,14 @@ from service.api.schemas import (
     SolveRequest,
 )
 from service.api.tickets import Tickets
+from service.outcome import anonymous
 from service.settings import Settings
 from service.spec import Spec
 from service.store import Store
 from service.store.store import Batch, Job
 from strategies import STRATEGIES
+from tts.errors import JournalError
+from tts.journal import Record, Settled
 from tts.types import Budget
 from verifiers import VERIFIERS
 
@@ -217,13 +220,22 @@ async def _stream(here: Desk, follower: Follower) -> AsyncIterator[bytes]:
 @router.get(
     "/jobs/{id}/trace",
     response_class=Response,
-    responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"application/jsonl": {"schema": {"type": "string"}}}}, **answered(500)},
 )
 async def trace(request: Request, tenant: Tenant, id: JobId) -> Response:
     """A job's journal, one JSON object a line: `tts replay FILE` shows its result and its search."""
     here = desk(request)
-    records = await here.store.entries(await here.found(tenant, id), 0)
-    return Response("".join(f"{record.model_dump_json()}\n" for record in records), media_type="application/jsonl")
+    try:
+        records = await here.store.entries(await here.found(tenant, id), 0)
+    except JournalError as error:
+        raise Fault(500, "journal", f"this journal cannot be read by this version: {error}", job=id) from error
+    return Response("".join(map(_line, records)), media_type="application/jsonl")
+
+
+def _line(record: Record) -> str:
+    if isinstance(record, Settled) and record.error:
+        record = record.model_copy(update={"error": anonymous(record.error)})
+    return f"{record.model_dump_json()}\n"
 
 
 @router.post("/batches", status_code=202)
@@ -242,6 +254,15 @@ async def batches(
 async def batch(request: Request, tenant: Tenant, id: JobId) -> BatchView:
     """A batch as it stands."""
     return BatchView.of(await _batch(desk(request), tenant, id))
+
+
+@router.delete("/batches/{id}", status_code=202)
+async def cancel_batch(request: Request, tenant: Tenant, id: JobId, purge: bool = False) -> BatchView:
+    """Cancel all of a batch's jobs that have not ended; with `purge`, remove all of them."""
+    here = desk(request)
+    found = await _batch(here, tenant, id)
+    await asyncio.gather(*(here.store.cancel(tenant, job, purge=purge) for job in found.jobs))
+    return BatchView.of(await _batch(here, tenant, id))
 
 
 async def _batch(here: Desk, tenant: str, id: str) -> Batch:

@@ -35,14 +35,14 @@ while #claimed < wanted do
   if not tenant then break end
   redis.call('ZREM', key('turns'), tenant)
   local id = redis.call('LPOP', key('queue', tenant))
-  local job = id and redis.call('HMGET', key('job', id), 'state', 'spec', 'attempts', 'mark', 'batch', 'share', 'progress')
+  local job = id and redis.call('HMGET', key('job', id), 'state', 'spec', 'attempts', 'mark', 'batch', 'share', 'progress', 'retain')
   if job and job[1] == 'queued' then
     local progress = number(job[7])
     local attempts = (job[4] and progress > tonumber(job[4])) and 1 or tonumber(job[3]) + 1
     if attempts > most then
       close(id, read(id), 'dead', {'error', cjson.encode({code = 'poison',
         detail = 'its worker died ' .. most .. ' times in a row before it got any further'})})
-      redis.call('ZADD', key('dead'), t, id)
+      bury(id, job[8])
     else
       local fence = redis.call('HINCRBY', key('job', id), 'fence', 1)
       redis.call('HSET', key('job', id), 'state', 'running', 'worker', worker, 'attempts', attempts, 'mark', progress)

@@ -20,8 +20,11 @@ GONE = (
     exceptions.TimeoutError,
     exceptions.BusyLoadingError,
     exceptions.ReadOnlyError,
+    exceptions.OutOfMemoryError,
     OSError,
 )
+REFUSING = ("MISCONF", "NOREPLICAS", "CLUSTERDOWN", "MASTERDOWN")
+"""How a Redis begins that is there, and takes nothing at the moment: its disk is full, or its replicas are away."""
 
 
 class Unreachable(TTSError):
@@ -93,9 +96,9 @@ class Scripts:
                 await self._redis.script_load(text)
             for i, reply in zip(unknown, await self._pipe([batch[i] for i in unknown]), strict=True):
                 replies[i] = reply
-        gone = next((reply for reply in replies if isinstance(reply, GONE)), None)
+        gone = next((reply for reply in replies if _is_gone(reply)), None)
         if gone is not None:
-            raise gone
+            raise exceptions.ConnectionError(str(gone)) from gone
         return replies
 
     async def _pipe(self, batch: list[_Wanted]) -> list[Any]:
@@ -114,6 +117,12 @@ async def stopped(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         _, running = await asyncio.wait(running, timeout=0.1)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_gone(reply: Any) -> bool:
+    """Whether Redis was not there, or takes nothing just now: a script that was refused has changed nothing."""
+    refused = isinstance(reply, exceptions.ResponseError) and str(reply).startswith(REFUSING)
+    return refused or isinstance(reply, GONE)
 
 
 def _tell(told: asyncio.Future[Any], reply: Any) -> None:

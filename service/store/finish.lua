@@ -4,6 +4,6 @@ if job.fence ~= ARGV[2] then return 'stale' end
 if job.state ~= 'running' then return 'ok' end -- it was heard the first time
 local fields = {'result', ARGV[4]}
 if ARGV[5] ~= '' then fields = {'result', ARGV[4], 'error', ARGV[5]} end
-if ARGV[3] == 'dead' then redis.call('ZADD', key('dead'), now(), id) end
+if ARGV[3] == 'dead' then bury(id, job.retain) end
 close(id, job, ARGV[3], fields)
 return 'ok'

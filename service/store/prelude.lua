@@ -94,6 +94,12 @@ local function close(id, job, state, fields)
   redis.call('PUBLISH', key('ended'), id)
 end
 
+-- Keep the name of a job that nobody could bring to its end, for as long as the job itself is kept.
+local function bury(id, retain)
+  redis.call('ZADD', key('dead'), now(), id)
+  redis.call('ZREMRANGEBYSCORE', key('dead'), '-inf', now() - number(retain))
+end
+
 -- Back to the front of its queue, out of reach of whoever had it.
 local function requeue(id, job)
   redis.call('HSET', key('job', id), 'state', 'queued')

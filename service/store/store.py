@@ -216,6 +216,11 @@ class Store:
         figures = {**_fields(spent), **{f"limit_{k}": v for k, v in _fields(limits).items()}, **_fields(count)}
         return {"left": left / 1000, **_SHARE.validate_python(figures)}
 
+    async def dead(self, most: int) -> list[tuple[str, str, float, str]]:
+        """The newest dead letters: id, tenant, seconds since 1970, and why."""
+        told = await self.scripts.run("dead", most)
+        return [(_text(id), _text(tenant), int(at) / 1000, json.loads(why)["detail"]) for id, tenant, at, why in told]
+
     async def workers(self) -> dict[str, dict[str, Any]]:
         """Those that were alive a moment ago, and what they say of themselves."""
         told = await self.scripts.run("workers", int(self.settings.lease_seconds * 1000))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
 from service.catalog import Catalog
 from service.options import check_flops, models_of, open_backend, prices_of
-from service.outcome import Alternative, Outcome
+from service.outcome import Alternative, Outcome, anonymous
 from service.settings import Settings
 from service.spec import Spec, State
 from tts.answers import Code, Runner
 from tts.backends.base import Backend, Connected
 from tts.cost import Price
-from tts.errors import BackendError, NoSamples, UsageError
+from tts.errors import BackendError, NoSamples, TTSError, UsageError
 from tts.halt import Halt
 from tts.journal import Journal, Record
 from tts.sandbox import Sandbox
@@ -23,6 +24,7 @@ from tts.solve import candidates, solve
 from tts.strategy import Strategy, Verifier
 from tts.types import Problem, Result, Role
 
+log = logging.getLogger("tts.worker")
 AGAIN, LONGEST = 0.5, 30.0
 """Seconds between two attempts at a model that does not answer, and until its jobs are told so."""
 
@@ -73,18 +75,25 @@ class Bench:
                 job=spec.id,
             )
         except NoSamples as error:
-            return Ended("failed", Outcome.of(error.result, spec.strategy.name), _error("no_samples", error))
+            log.warning("job %s: %s", spec.id, error)
+            return Ended(
+                "failed", Outcome.of(error.result, spec.strategy.name, hidden=True), _error("no_samples", error)
+            )
         except UsageError as error:
             return Ended("failed", None, _error("cannot_be_done", error))
         except BackendError as error:
+            log.warning("job %s: %s", spec.id, error)
             return Ended("failed", None, _error("model_unavailable", error))
         others = alternatives(spec, result, await journal.read()) if spec.answers > 1 else ()
         state: State = "cancelled" if result.stop == "cancelled" else "done"
-        return Ended(state, Outcome.of(result, spec.strategy.name, others), None)
+        return Ended(state, Outcome.of(result, spec.strategy.name, others, hidden=True), None)
 
     async def warm(self, name: str) -> None:
-        """Open a model before a job needs it."""
-        await self._model(name)
+        """Open a model before a job needs it; whoever needs one that cannot be opened is told why."""
+        try:
+            await self._model(name)
+        except TTSError as error:
+            log.warning("the model %s: %s", name, error)
 
     async def _models(self, spec: Spec, strategy: Strategy, verifier: Verifier) -> dict[Role, Backend]:
         readers = {each for part in (strategy, verifier) if (each := getattr(part, "model", ""))}
@@ -140,4 +149,4 @@ def alternatives(spec: Spec, result: Result, records: list[Record]) -> tuple[Alt
 
 
 def _error(code: str, error: Exception) -> dict[str, str]:
-    return {"code": code, "detail": str(error)}
+    return {"code": code, "detail": anonymous(str(error))}

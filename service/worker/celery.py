@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 from typing import Any
 
@@ -47,6 +49,7 @@ class Host:
         self._engine: Engine | None = None
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
+        self._told = False
 
     def start(self) -> None:
         """Returns when tickets can come."""
@@ -61,6 +64,7 @@ class Host:
 
     def stop(self) -> None:
         """Claim nothing more."""
+        self._told = True
         if self._loop and self._engine and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._engine.stop)
 
@@ -73,14 +77,22 @@ class Host:
     def _run(self) -> None:
         import uvloop
 
-        uvloop.run(self._work())
+        try:
+            uvloop.run(self._work())
+        finally:
+            self._ready.set()
+            if not self._told:  # nobody asked for it: a process without its loop is no worker
+                os.kill(os.getpid(), signal.SIGTERM)
 
     async def _work(self) -> None:
-        known = settings()
+        known, catalog = settings(), Catalog(settings())
         self._loop = asyncio.get_running_loop()
-        self._engine = Engine(known, Store(known), Bench(known, Catalog(known)), self._pass_on)
+        bench = Bench(known, catalog)
+        self._engine = Engine(known, Store(known), bench, self._pass_on)
         self._ready.set()
+        warming = asyncio.create_task(bench.warm(catalog.default))
         await self._engine.run()
+        warming.cancel()
 
     def _pass_on(self, jobs: int) -> None:
         """Tell other workers, from a thread that may wait for the broker."""

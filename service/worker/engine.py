@@ -65,6 +65,8 @@ class Engine:
     async def run(self) -> None:
         """Work until `stop`, then for a while on what there is, and hand back the rest."""
         beside = [asyncio.create_task(each) for each in (self._beat(), self._listen())]
+        for task in beside:
+            task.add_done_callback(self._broken)
         try:
             await self._claim()
             await self._drain()
@@ -72,6 +74,12 @@ class Engine:
             await stopped(*beside)
             await self._bench.aclose()
             await self._store.aclose()
+
+    def _broken(self, task: asyncio.Task[None]) -> None:
+        """A worker without a heartbeat must not go on: others take its jobs."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("the worker stops: %s", error, exc_info=error)
+            self.stop()
 
     async def _claim(self) -> None:
         """Claim as many as tickets told of; now and then as many as there is room for, since a ticket may be lost."""

@@ -28,7 +28,7 @@ OPERATIONS = [
     for path, item in create_app(Settings(), lambda jobs: None).openapi()["paths"].items()
     for method in item
 ]
-EXAMPLES = 40
+EXAMPLES = 25
 ASKED_ONLY = {"problem": ASKED["problem"], "answer": "maths"}
 MANNER = {"budget": {"tokens": 100}, "strategy": "single"}
 UNCHECKED = ("positive_data_acceptance", "negative_data_rejection")

@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path as File
-from typing import IO
 
 import click
 import httpx
@@ -27,7 +26,7 @@ PATIENCE = 120.0
 FAST = 5.0
 """A part that dies sooner than this after its start is not started again at once."""
 
-_LOCKS: list[IO[str]] = []
+_LOCKS: list[int] = []
 """Held for as long as this process lives."""
 
 
@@ -125,7 +124,7 @@ def valkey(folder: File) -> tuple[Part, str]:
     data = folder / "valkey"
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (data / "lock").open("a")
+        lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UsageError(f"{folder} is in use by another tts up; name another --dir") from error

@@ -225,8 +225,11 @@ async def _stream(here: Desk, follower: Follower) -> AsyncIterator[bytes]:
 async def trace(request: Request, tenant: Tenant, id: JobId) -> Response:
     """A job's journal, one JSON object a line: `tts replay FILE` shows its result and its search."""
     here = desk(request)
+    found = await here.found(tenant, id)
+    if found.spec is None:
+        raise Fault(404, "no_trace", "this job's journal is not kept: it was handed in with store: false", job=id)
     try:
-        records = await here.store.entries(await here.found(tenant, id), 0)
+        records = await here.store.entries(found, 0)
     except JournalError as error:
         raise Fault(500, "journal", f"this journal cannot be read by this version: {error}", job=id) from error
     return Response("".join(map(_line, records)), media_type="application/jsonl")

@@ -209,6 +209,8 @@ def refused(error: Refusal) -> Fault:
     about, wait = error.about, max(1, math.ceil(error.wait))
     if error.reason == "conflict":
         return Fault(422, "idempotency", f"this Idempotency-Key was used with another body, for {about}", job=about)
+    if error.reason == "size":
+        return Fault(422, "size", f"your key lets {about} jobs wait at once, and a batch is all of them: send several")
     if error.reason == "unbounded":
         return Fault(422, "unbounded", f"your key is limited in {about}: give the job a budget in {about}")
     detail = {

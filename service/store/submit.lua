@@ -18,6 +18,7 @@ local limits = {}
 local flat = redis.call('HGETALL', key('tenant', tenant))
 for i = 1, #flat, 2 do limits[flat[i]] = tonumber(flat[i + 1]) end
 local queued = number(redis.call('HGET', key('count', tenant), 'queued'))
+if count > (limits.queued or ask.most_queued) then return {'size', 0, limits.queued or ask.most_queued} end
 if queued + count > (limits.queued or ask.most_queued) then return {'queue', 1000, queued} end
 
 -- Generic cell rate: the theoretical arrival time of the next job may not lie further ahead than the burst.

@@ -118,9 +118,11 @@ class Bench:
         return self._opened[name]
 
     def _priced(self, spec: Spec, models: dict[Role, Backend]) -> dict[str, Price]:
-        key = (spec.model, *(model.info.name for model in models.values()))
+        used = list(models.values())
+        key = (spec.model, *(model.info.name for model in used))
         if key not in self._prices:
-            self._prices[key] = prices_of(None, models.values(), self._catalog.address(spec.model))
+            asked = {self._catalog.address(name): model for name, model in self._opened.items() if model in used}
+            self._prices[key] = prices_of(None, used, self._catalog.address(spec.model), asked)
         return self._prices[key]
 
     def _runner(self, problem: Problem, verifier: Verifier) -> Runner | None:

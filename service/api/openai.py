@@ -57,7 +57,7 @@ async def _answered(here: Desk, request: Request, tenant: str, id: str) -> Job:
             if job.over:
                 return job
             if await request.is_disconnected():
-                raise Fault(408, "gone", "the caller has gone")
+                raise Fault(408, "slow", "the caller has gone")
     except (asyncio.CancelledError, Fault):
         here.later(here.store.cancel(tenant, id))
         raise

@@ -161,7 +161,7 @@ async def test_nothing_of_a_job_that_is_not_to_be_stored_is_left_but_its_result(
     assert job["result"]["answer"] == "12"
     assert not any(b"my secret" in value for value in kept(valkey))
     assert (await service.client.get(job["links"]["self"])).json()["result"]["answer"] == "12"
-    assert (await service.client.get(job["links"]["trace"])).text == ""
+    assert (await service.client.get(job["links"]["trace"])).json()["code"] == "no_trace"
 
 
 async def test_events_tell_of_every_call_and_end_with_the_result(service: Served) -> None:

@@ -464,7 +464,7 @@ def test_what_a_chat_api_cannot_do_is_refused_before_anything_is_sent(asked: Req
 def test_what_a_model_can_do_costs_and_holds_is_what_litellm_knows_of_it() -> None:
     known, prefilled, unknown = map(LiteLLMBackend, ("gpt-4o-mini", "anthropic/claude-3-haiku-20240307", MODEL))
     assert known.info.capabilities == {"logprobs", "grammar"}
-    assert prefilled.info.capabilities == {"continue"}
+    assert prefilled.info.capabilities == {"continue", "grammar"}
     assert (known.info.context, unknown.info.context) == (128_000, CONTEXT)
     assert known.price is not None
     assert known.price.usd(1_000_000, 0, 0) == pytest.approx(0.15)

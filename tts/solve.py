@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
@@ -273,6 +274,7 @@ def _named(part: Strategy | Verifier) -> Named:
     return Named(name=part.name, version=part.version, parameters=part.model_dump(mode="json"))
 
 
+@cache
 def code_version() -> str:
     """The version of this distribution."""
     try:

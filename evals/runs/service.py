@@ -125,16 +125,18 @@ async def tickets_round(store: Store, jobs: int) -> float:
         for _ in range(jobs):
             ticket.apply_async((1,))
 
-    sending = asyncio.get_running_loop().run_in_executor(None, send)
-    ids = await asyncio.gather(*(store.submit("default", [spec()]) for _ in range(jobs)))
-    waiting = list(ids)
-    while waiting:
-        found = await asyncio.gather(*(store.job("default", each) for each in waiting[:200]))
-        over = {job.id for job in found if job and job.over}
-        assert all(job.state == "done" for job in found if job and job.over)
-        waiting = [each for each in waiting if each not in over]
-        if not over:
-            await asyncio.sleep(0.01)
+    async with store.redis.pubsub() as ended:
+        await ended.subscribe("tts:ended")
+        sending = asyncio.get_running_loop().run_in_executor(None, send)
+        ids = await asyncio.gather(*(store.submit("default", [spec()]) for _ in range(jobs)))
+        left = set(ids)
+        async for message in ended.listen():
+            if message["type"] == "message":
+                left.discard(message["data"].decode())
+            if not left:
+                break
+    found = await asyncio.gather(*(store.job("default", each) for each in ids))
+    assert all(job and job.result and job.result["answer"] == "204" for job in found)
     await sending
     return jobs / (time.perf_counter() - began)
 
@@ -214,7 +216,7 @@ async def memory(store: Store, bench: Bench, jobs: int) -> dict[str, tuple[float
         for done in range(0, jobs, 1_000):
             await tickets_round(store, 800)
             await http_round(session, bench.url, 200)
-            if done >= jobs // 10 and not first:
+            if not first and done + 1_000 >= jobs // 10:
                 first = {name: resident(part) for name, part in parts.items()}
     return {name: (first[name], resident(part)) for name, part in parts.items()}
 

@@ -68,7 +68,7 @@ class ChatMessage(Asked):
             raise ValueError("names of speakers are not known to models here: put it into the content")
         for piece in self.content if isinstance(self.content, tuple) else ():
             if piece.type != "text" or piece.text is None:
-                raise Fault(400, "content", f"this model takes text only, and no {piece.type!r}")
+                raise Fault(400, "invalid", f"this model takes text only, and no {piece.type!r}")
         return self
 
     def turn(self) -> Turn:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -116,10 +117,13 @@ class Desk:
                 left = end - loop.time()
                 if job.over or left <= 0:
                     return job
-                try:
-                    await asyncio.wait_for(ended.wait(), min(left, GLANCE))
-                except TimeoutError:
-                    continue
+                await _set_by(ended, min(left, GLANCE))
+
+
+async def _set_by(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, but no longer than this."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 def desk(request: Request) -> Desk:
@@ -133,8 +137,13 @@ async def solve(request: Request, response: Response, tenant: Tenant, body: Solv
     """Solve a problem, and wait for its answer: 200 with it, or 202 with the job if it takes longer than `wait`."""
     here = desk(request)
     wait = min(body.wait, here.settings.most_wait_seconds)
-    id = await here.take(tenant, [here.asking.job(body)], key, body, store=body.store)
-    job = await here.waited(tenant, id, wait)
+    end = asyncio.get_running_loop().time() + wait
+    spec = here.asking.job(body)
+    with here.news.end_of(spec.id) as ended:
+        id = await here.take(tenant, [spec], key, body, store=body.store)
+        if id == spec.id:  # one that was there before may have ended long ago
+            await _set_by(ended, min(wait, GLANCE))
+    job = await here.waited(tenant, id, end - asyncio.get_running_loop().time())
     if job.error:
         code = str(job.error["code"])
         raise Fault(STATUS.get(code, 500), code, str(job.error["detail"]), job=id)
@@ -147,8 +156,11 @@ async def solve(request: Request, response: Response, tenant: Tenant, body: Solv
 async def submit(request: Request, response: Response, tenant: Tenant, body: JobRequest, key: Key = None) -> JobView:
     """Hand in a problem, and go."""
     here = desk(request)
-    id = await here.take(tenant, [here.asking.job(body)], key, body, store=body.store)
+    spec = here.asking.job(body)
+    id = await here.take(tenant, [spec], key, body, store=body.store)
     response.headers["Location"] = f"/v1/jobs/{id}"
+    if id == spec.id:  # as it stood when it was taken: nobody waits for a second look
+        return JobView.of(Job(id=id, tenant=tenant, state="queued", created=time.time(), spec=spec))
     return JobView.of(await here.found(tenant, id))
 
 

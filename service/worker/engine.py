@@ -91,8 +91,8 @@ class Engine:
                 claims, turns = await self._kept_trying(self._store.claim(self.name, wanted), ([], 0))
                 for claim in claims:
                     self._start(claim)
-                if turns and len(claims) == wanted:
-                    self._wanted = max(self._wanted, 1)
+                if turns and len(claims) == wanted:  # more are waiting than tickets told of: one by one takes too long
+                    self._wanted = max(self._wanted, 1, (self._settings.jobs_at_once - len(self._jobs)) // 4)
                     continue
             self._wake.clear()
             try:

@@ -65,7 +65,10 @@ class Header(Noun):
     """The sandbox in which programs ran, if there was one: votes go by what programs do there."""
 
     def same_job(self, other: Header) -> str | None:
-        """The first field in which two headers describe different jobs; None where they describe one."""
+        """The first field in which two headers describe different jobs; None where they describe one. Another version
+        may know more of models and have other parameters: what it goes on with are the candidates of the same problem."""
+        if not self.same_version(other):
+            return None if self.problem == other.problem else "problem"
         for field in ("problem", "strategy", "scorer", "budget", "sampling", "seed", "models", "prices", "runner"):
             mine, theirs = getattr(self, field), getattr(other, field)
             if field in ("strategy", "scorer") and mine and theirs:

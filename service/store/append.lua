@@ -1,6 +1,6 @@
 -- id, fence, position, how much further this is, six amounts (spent and open: tokens, usd, flops), number of entries,
--- entries, checkpoints to drop, then field and value of checkpoints to keep. Returns 'ok', 'cancel' (written, and the caller wants it to end),
--- or 'stale'.
+-- entries, number of checkpoints to drop, their names, then name and value of checkpoints to keep. Returns 'ok', 'cancel'
+-- (written, and the caller wants the job to end), or 'stale'.
 local id, position, count = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[11])
 local held = redis.call('HMGET', key('job', id), 'fence', 'cancel')
 if held[1] ~= ARGV[2] then return 'stale' end

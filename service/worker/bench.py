@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from functools import cached_property
 from typing import NamedTuple
 
 from service.catalog import Catalog
@@ -45,6 +44,7 @@ class Bench:
         self._opened: dict[str, Backend] = {}
         self._opening = asyncio.Lock()
         self._prices: dict[tuple[str, ...], dict[str, Price]] = {}
+        self._sandbox: Runner | None = None
 
     async def aclose(self) -> None:
         """Let go of all connections."""
@@ -71,7 +71,7 @@ class Bench:
                 journal=journal,
                 observe=observe,
                 halt=halt,
-                runner=self._runner(spec.problem, verifier),
+                runner=await self._runner(spec.problem, verifier),
                 job=spec.id,
             )
         except NoSamples as error:
@@ -125,15 +125,15 @@ class Bench:
             self._prices[key] = prices_of(None, used, self._catalog.address(spec.model), asked)
         return self._prices[key]
 
-    def _runner(self, problem: Problem, verifier: Verifier) -> Runner | None:
+    async def _runner(self, problem: Problem, verifier: Verifier) -> Runner | None:
         """The sandbox, where programs are to be run and a deployment allows it."""
         kind = problem.kind
         runs = isinstance(kind, Code) and ("runner" in verifier.needs or kind.tests or kind.inputs)
-        return self._sandbox if runs and self._settings.sandbox else None
-
-    @cached_property
-    def _sandbox(self) -> Runner:
-        return Sandbox().checked()
+        if not (runs and self._settings.sandbox):
+            return None
+        if self._sandbox is None:  # trying it takes seconds, in which the heartbeat must go on
+            self._sandbox = await asyncio.to_thread(Sandbox().checked)
+        return self._sandbox
 
 
 def alternatives(spec: Spec, result: Result, records: list[Record]) -> tuple[Alternative, ...]:

@@ -119,7 +119,8 @@ class Engine:
         except Unreachable as error:
             log.warning("job %s is let go: %s", claim.id, error)
         finally:
-            del self._jobs[claim.id]
+            if self._jobs.get(claim.id) is running:  # it may have been lost, and claimed again meanwhile
+                del self._jobs[claim.id]
             self._wake.set()
 
     async def _worked(self, running: Running, journal: RedisJournal) -> Ended:

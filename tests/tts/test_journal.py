@@ -125,6 +125,23 @@ def test_a_strategy_that_asks_something_else_on_replay_is_caught() -> None:
         solved(Whimsical(), BUDGET, journal=MemoryJournal(journal.records[:4]))
 
 
+def test_another_version_may_know_more_of_its_models() -> None:
+    journal = MemoryJournal()
+    solved(BestOfN(n=4), BUDGET, journal=journal)
+    header = journal.records[0]
+    assert isinstance(header, Header)
+    info = header.models["policy"]
+    older = info.model_copy(update={"capabilities": info.capabilities - {"continue"}})
+    changed = {"code": "0.0.1", "models": {"policy": older}}
+    result = solved(
+        BestOfN(n=4), BUDGET, journal=MemoryJournal([header.model_copy(update=changed), *journal.records[1:5]])
+    )
+    assert any("version 0.0.1" in note for note in result.notes)
+    same_version = header.model_copy(update={"models": {"policy": older}})
+    with pytest.raises(JournalMismatch, match="its models differs"):
+        solved(BestOfN(n=4), BUDGET, journal=MemoryJournal([same_version, *journal.records[1:5]]))
+
+
 def test_another_version_finishes_from_the_recorded_candidates_and_buys_nothing() -> None:
     journal = MemoryJournal()
     solved(SelfConsistency(n=8), BUDGET, journal=journal)

@@ -26,8 +26,9 @@ class Settings(BaseSettings):
     jobs_at_once: PositiveInt = 32
     """Jobs that one worker runs side by side."""
     lease_seconds: PositiveFloat = 5.0
-    attempts: PositiveInt = 5
-    """Deaths of a worker in a row, without any progress between, after which a job is a dead letter."""
+    attempts: PositiveInt = 20
+    """Deaths of a worker in a row, without any progress between, after which a job is a dead letter. Few would do for a
+    job that kills its workers; but jobs of workers that something else kills every few seconds are not to blame."""
     drain_seconds: NonNegativeInt = 60
     """How long a worker that is told to stop goes on with what it has, before it hands it back."""
     sandbox: bool = False

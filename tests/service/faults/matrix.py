@@ -17,7 +17,8 @@ from tests.service.faults.stack import Stack
 from tts.backends.base import CHECKPOINT
 from tts.journal import Ended, Held, Settled, usage_of
 
-BUDGET = 6_000
+BUDGET = 100_000
+"""More than a job can lose: one that is hit a dozen times ends with what a small budget had bought."""
 BODY = {
     "problem": "Count to seven hundred.",
     "answer": "maths",

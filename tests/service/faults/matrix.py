@@ -26,6 +26,7 @@ BODY = {
     "budget": {"tokens": BUDGET},
     "sampling": {"max_tokens": 1_000},
 }
+AT_ONCE = 16
 WHOLE = [str(i) for i in range(1, 701)]
 
 
@@ -69,11 +70,13 @@ async def matrix(stack: Stack, kind: str, jobs: int, kills: int, act: Callable[[
     """Hand in jobs, and meanwhile do something to a part again and again; then wait for all of them and check."""
     report, store = Report(kind, jobs, kills), stack.store()
     async with httpx.AsyncClient(base_url=stack.url, timeout=10) as client:
-        gate = asyncio.Semaphore(16)
+        gate = asyncio.Semaphore(AT_ONCE)
 
         async def one(number: int) -> str:
-            async with gate:
-                return await submitted(client, number)
+            async with gate:  # there is room for all of them, so that whoever is interrupted need not wait for a place
+                id = await submitted(client, number)
+                await all_over(store, [id], 600)
+                return id
 
         handed = asyncio.gather(*(one(i) for i in range(jobs)))
         dice, watching = random.Random(kind), []

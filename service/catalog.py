@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from service.options import checked, profiles, verifier_of
+from service.opening import KINDS
+from service.options import checked, profiles, strategy_of, verifier_of
 from service.settings import Settings
 from service.spec import Part
 from strategies import STRATEGIES
@@ -26,6 +27,24 @@ class Catalog:
         default = settings.default_model
         self.default = default if default.partition(":")[0] in self._profiles else "default"
         self._addresses = {"default": default} if self.default == "default" else {}
+        scheme = default.partition(":")[0]
+        if self._addresses and scheme not in KINDS:
+            raise unknown("model in TTS_DEFAULT_MODEL", default, [*self._profiles, *KINDS])
+
+    def check(self) -> None:
+        """Refuse, before anything is served, what no request could use."""
+        for name, profile in self._profiles.items():
+            try:
+                strategy_of(profile.strategy or "best_of_n", ())
+                self.verifier(name, None)
+            except UsageError as error:
+                raise UsageError(f"[models.{name}] of the profiles: {error}") from error
+        self.found(self.default)
+
+    def meant(self, name: str | None) -> str:
+        """The model that a request means: `default` is whichever is the usual one."""
+        model, colon, rest = (name or "default").partition(":")
+        return f"{self.default}{colon}{rest}" if model == "default" else f"{model}{colon}{rest}"
 
     @property
     def names(self) -> list[str]:

@@ -480,8 +480,10 @@ def keys_revoke(id: str) -> None:
 @click.option("--queued", type=int, help="Jobs waiting at once.")
 @click.option("--running", type=int, help="Jobs running at once; more wait.")
 def keys_limit(tenant: str, **limits: Any) -> None:
-    """Set what TENANT may do; what is left out has no limit."""
-    guarded(lambda: _extra("serving", "service").limit_tenant(tenant, limits))
+    """Set what TENANT may do, and show it; what is left out has no limit. Without any option, only show."""
+    if any(value is not None for value in limits.values()):
+        guarded(lambda: _extra("serving", "service").limit_tenant(tenant, limits))
+    guarded(lambda: _extra("serving", "service").list_limits(tenant))
 
 
 def _extra(module: str, extra: str = "evals") -> Any:

@@ -91,6 +91,16 @@ class Keys:
             pipe.hset(f"tts:tenant:{tenant}", mapping=given)
             await pipe.execute()
 
+    async def limits(self, tenant: str) -> dict[str, str]:
+        """What a tenant may do, as it was set; nothing where it has no limits."""
+        found: Any = await self._redis.hgetall(f"tts:tenant:{tenant}")
+        told = {name.decode(): float(value) for name, value in found.items()}
+        if "usd" in told:
+            told["usd"] /= 1e9
+        period = told.pop("period", None)
+        named = next((name for name, seconds in PERIODS.items() if seconds * 1000 == period), None)
+        return {name: f"{value:g}" for name, value in told.items()} | ({"period": named} if named and told else {})
+
 
 def _check(tenant: str) -> None:
     if not NAME.fullmatch(tenant):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import socket
+import time
 import warnings
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -11,10 +14,12 @@ from pathlib import Path as File
 from typing import Any
 
 import click
+from redis import Redis
 
+from service.catalog import Catalog
 from service.keys import Keys, TenantLimits
 from service.options import checked
-from service.settings import settings, shown
+from service.settings import URL, settings, shown
 from service.store import Store, Unreachable
 from service.store.connection import GONE, connect
 from tts.errors import UsageError
@@ -24,6 +29,10 @@ def up(folder: File, host: str, port: int, workers: int, backend: str | None) ->
     """Everything on one machine."""
     from service.up import up as run
 
+    check(backend)
+    check_port(host, port)
+    if outside():
+        reach(settings().redis_url)
     return run(folder, host, port, workers, backend)
 
 
@@ -31,6 +40,9 @@ def api(host: str, port: int) -> int:
     """Serve the API until told to stop."""
     import uvicorn
 
+    check()
+    check_port(host, port)
+    reach(settings().redis_url)
     from service.api import create_app
     from service.worker.celery import send
 
@@ -50,6 +62,8 @@ def api(host: str, port: int) -> int:
 
 def worker() -> int:
     """Work on jobs until told to stop."""
+    check()
+    reach(settings().redis_url)
     from celery.platforms import SecurityWarning
 
     from service.worker.celery import app
@@ -58,6 +72,53 @@ def worker() -> int:
     warnings.filterwarnings("ignore", category=SecurityWarning)  # messages are JSON: root or not is all the same
     app.worker_main(["--quiet", "worker", "--loglevel=WARNING", "--without-gossip", "--without-mingle", "-n", "tts@%h"])
     return 0
+
+
+def check(backend: str | None = None) -> None:
+    """Refuse, before anything is started, settings and profiles that cannot be."""
+    known = settings()
+    Catalog(known.model_copy(update={"default_model": backend}) if backend else known).check()
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse an address that is taken, or is none of this machine's."""
+    try:
+        with socket.create_server((host, port)):
+            return
+    except OSError as error:
+        reason = f"port {port} is in use" if error.errno == errno.EADDRINUSE else error.strerror
+        raise UsageError(f"cannot serve at {host}:{port}: {reason}; name another --host or --port") from error
+
+
+def outside() -> bool:
+    """Whether the store is named, and so somewhere else."""
+    return "redis_url" in settings().model_fields_set
+
+
+def reach(url: str) -> None:
+    """Wait a while for a store that is just being started. Raises `UsageError` where none answers."""
+    end = time.monotonic() + settings().patience_seconds
+    while True:
+        try:
+            with Redis.from_url(url, socket_connect_timeout=2, socket_timeout=2) as redis:
+                redis.ping()
+                return
+        except ValueError as error:
+            raise UsageError(f"TTS_REDIS_URL={shown(url)}: {str(error).splitlines()[0]}") from error
+        except GONE as error:
+            if time.monotonic() > end:
+                raise _no_store(url, error) from error
+        time.sleep(0.1)
+
+
+def _no_store(url: str, error: Exception) -> UsageError:
+    return UsageError(f"no Redis at TTS_REDIS_URL={shown(url)}: {error}; start one, or let tts up bring its own")
+
+
+def store_url() -> str:
+    """The store that is named, else that of a `tts up` in this folder."""
+    file = File(".tts") / URL
+    return settings().redis_url if outside() or not file.is_file() else file.read_text().strip()
 
 
 def create_key(tenant: str) -> None:
@@ -77,6 +138,12 @@ def revoke_key(id: str) -> None:
     _with_keys(lambda keys: keys.revoke(id))
 
 
+def list_limits(tenant: str) -> None:
+    """Print what a tenant may do."""
+    limits = _with_keys(lambda keys: keys.limits(tenant))
+    click.echo(", ".join(f"{name} {value}" for name, value in limits.items()) or f"{tenant} has no limits")
+
+
 def limit_tenant(tenant: str, limits: dict[str, Any]) -> None:
     """Set what a tenant may do."""
     given = checked(TenantLimits, {name: value for name, value in limits.items() if value is not None})
@@ -87,7 +154,7 @@ def dead(most: int) -> None:
     """Print the newest dead letters."""
 
     async def main() -> list[tuple[str, str, float, str]]:
-        store = Store(settings())
+        store = Store(settings().model_copy(update={"redis_url": store_url()}))
         try:
             return await store.dead(most)
         finally:
@@ -96,7 +163,7 @@ def dead(most: int) -> None:
     try:
         found = asyncio.run(main())
     except Unreachable as error:
-        raise UsageError(f"no Redis at TTS_REDIS_URL={shown(settings().redis_url)}: {error}") from error
+        raise _no_store(store_url(), error) from error
     for id, tenant, at, why in found:
         click.echo(f"{id}  {tenant}  {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}  {why}")
     if not found:
@@ -105,13 +172,13 @@ def dead(most: int) -> None:
 
 def _with_keys(act: Callable[[Keys], Awaitable[Any]]) -> Any:
     async def main() -> Any:
-        async with connect(settings().redis_url) as redis:
+        async with connect(store_url()) as redis:
             return await act(Keys(redis))
 
     try:
         return asyncio.run(main())
     except GONE as error:
-        raise UsageError(f"no Redis at TTS_REDIS_URL={shown(settings().redis_url)}: {error}") from error
+        raise _no_store(store_url(), error) from error
 
 
 def _log() -> None:

@@ -6,10 +6,14 @@ from functools import cache
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tts.errors import UsageError
+
 DAY = 86_400
+URL = "url"
+"""The file in the folder of a `tts up` that says where its store is."""
 
 
 class Settings(BaseSettings):
@@ -64,5 +68,10 @@ def shown(url: str) -> str:
 
 @cache
 def settings() -> Settings:
-    """Read once, when first asked."""
-    return Settings()
+    """Read once, when first asked. Raises `UsageError` for a value that cannot be."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"TTS_{'_'.join(map(str, first['loc']))}".upper()
+        raise UsageError(f"{name}={first['input']}: {first['msg']}") from error

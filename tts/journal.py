@@ -66,7 +66,7 @@ class Header(Noun):
 
     def same_job(self, other: Header) -> str | None:
         """The first field in which two headers describe different jobs; None where they describe one. Another version
-        may know more of models and have other parameters: what it goes on with are the candidates of the same problem."""
+        may know more of models, and have other parameters: it goes on with the candidates of the same problem."""
         if not self.same_version(other):
             return None if self.problem == other.problem else "problem"
         for field in ("problem", "strategy", "scorer", "budget", "sampling", "seed", "models", "prices", "runner"):

@@ -49,7 +49,7 @@ class Asking:
 
     def budget(self, manner: Manner) -> Budget:
         """What was asked for, else what the model's profile says, else what the deployment does."""
-        found = self._catalog.found(manner.model or self._catalog.default)
+        found = self._catalog.found(self._catalog.meant(manner.model))
         own = found[0].budget if found else None
         budget = manner.budget.budget() if manner.budget else own or Budget(tokens=self._settings.default_tokens)
         return self.bounded(budget)
@@ -65,7 +65,7 @@ class Asking:
 
     def spec(self, posed: Posed, manner: Manner, budget: Budget) -> Spec:
         """What a worker is told."""
-        model = manner.model or self._catalog.default
+        model = self._catalog.meant(manner.model)
         found = self._catalog.found(model)
         part = _part(manner.strategy) or _part(found[0].strategy if found else None) or Part(name="best_of_n")
         strategy = self._catalog.strategy(part)
@@ -112,7 +112,7 @@ class Asking:
         model, _, last = name.rpartition(":")
         if not model or last not in STRATEGIES:
             try:
-                self._catalog.found(name)
+                self._catalog.found(self._catalog.meant(name))
             except UsageError as error:
                 raise UsageError(
                     f"{error}; after its name come a mode or a strategy: {', '.join(STRATEGIES)}"

@@ -71,14 +71,18 @@ class News:
             log.warning("no news for a moment: %s", error)
 
     async def _listen(self) -> None:
+        away = False
         while True:
             try:
                 topics = ["tts:ended", *(f"tts:news:{id}" for id in self._changed)]
                 await self._channel.subscribe(*topics)
                 async for message in self._channel.listen():
+                    away = False
                     self._hear(message)
             except GONE as error:
-                log.warning("no news for a moment: %s", error)
+                if not away:  # once, however long it lasts
+                    log.warning("no news until the store is back: %s", error)
+                away = True
             await asyncio.sleep(AGAIN)
 
     def _hear(self, message: dict[str, Any]) -> None:

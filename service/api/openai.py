@@ -78,7 +78,7 @@ def completed(job: Job, asked: ChatRequest, spec: Spec) -> Completed:
         _refusal(outcome)
     ]
     notes = list(outcome.notes)
-    if len(texts) < (asked.n or 1):
+    if texts and len(texts) < (asked.n or 1):
         notes.append(f"{asked.n} answers were asked for, and {len(texts)} distinct ones were found")
     return Completed(
         id=f"chatcmpl-{job.id}",

@@ -148,6 +148,10 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
     told = [
         _detail(each, getattr(request.app.state, "bodies", {}).get(request.url.path)) for each in error.errors()[:20]
     ]
+    sent = request.headers.get("content-type", "none")
+    if "json" not in sent and any(each["loc"] == ("body",) for each in error.errors()):
+        what = f"the body is taken as JSON, and its Content-Type says {sent[:80]}: send Content-Type: application/json"
+        return response(Fault(422, "invalid", what))
     broken = any(each["type"] == "json_invalid" for each in error.errors())
     first = told[0]
     where = f"{first.pointer}: " if first.pointer else ""
@@ -193,7 +197,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 async def _http(request: Request, error: Any) -> JSONResponse:
-    code = {404: "no_route", 405: "method"}.get(error.status_code, "http")
+    code = {400: "invalid", 404: "no_route", 405: "method"}.get(error.status_code, "http")
     detail = {404: f"there is nothing at {request.url.path[:200]}", 405: f"{request.method} is not possible here"}
     fault = Fault(error.status_code, code, detail.get(error.status_code, str(error.detail)))
     fault.headers.update(error.headers or {})

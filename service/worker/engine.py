@@ -161,15 +161,19 @@ class Engine:
 
     async def _listen(self) -> None:
         """Hear of cancellations at once; the heartbeat tells of those that were missed."""
+        away = False
         while True:
             try:
                 async with self._store.redis.pubsub() as channel:
                     await channel.subscribe("tts:orders")
                     async for message in channel.listen():
+                        away = False
                         if message["type"] == "message" and (job := self._jobs.get(message["data"].decode())):
                             job.halt.set("cancelled")
             except GONE as error:
-                log.warning("orders are not heard for a moment: %s", error)
+                if not away:  # once, however long it lasts
+                    log.warning("orders are not heard until the store is back: %s", error)
+                away = True
             await asyncio.sleep(POLL)
 
     async def _kept_trying(self, coroutine: Coroutine[Any, Any, Any], otherwise: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -129,6 +130,7 @@ class _Stream:
         self._here, self._tenant, self._job, self._asked, self._spec = here, tenant, job, asked, spec
         self._votes: Counter[str] = Counter()
         self._samples = self._tokens = 0
+        self._created = int(time.time())
 
     async def chunks(self) -> AsyncIterator[bytes]:
         over = False
@@ -191,7 +193,7 @@ class _Stream:
         chunk = {
             "id": f"chatcmpl-{self._job}",
             "object": "chat.completion.chunk",
-            "created": 0,
+            "created": self._created,
             "model": self._asked.model,
             **told,
         }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from service.opening import KINDS
-from service.options import checked, profiles, strategy_of, verifier_of
+from service.options import checked, made, profiles, strategy_of, verifier_of
 from service.settings import Settings
 from service.spec import Part
 from strategies import STRATEGIES
@@ -85,18 +85,12 @@ class Catalog:
         found = self.found(model)
         if found is None or not found[0].verifier:
             return "confidence", {}, ""
-        made = verifier_of(found[0].verifier, ())
-        parameters = made.model_dump(mode="json")
-        return made.name, parameters, parameters.pop("model", "")
+        own = verifier_of(found[0].verifier, ())
+        parameters = own.model_dump(mode="json")
+        return own.name, parameters, parameters.pop("model", "")
 
     def _built(self, known: Mapping[str, type[Any]], noun: str, part: Part) -> Any:
-        if part.name not in known:
-            raise unknown(noun, part.name, known)
-        for name in part.parameters:
-            if name not in known[part.name].model_fields:
-                raise unknown(f"parameter of {part.name}", name, known[part.name].model_fields)
+        built = made(known, noun, part.name, part.parameters)
         if model := part.parameters.get("model"):
-            if not isinstance(model, str):
-                raise UsageError(f"the model of {part.name} is named by a word, one of: {', '.join(self.names)}")
             self.found(model)
-        return checked(known[part.name], part.parameters)
+        return built

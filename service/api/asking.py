@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from service.api.chat import ChatRequest
 from service.api.schemas import BatchRequest, Drawn, JobRequest, Manner, Posed
 from service.catalog import Catalog
-from service.options import asked_by_profile, checked
+from service.options import asked_by_profile, assignment, checked, parted
 from service.settings import Settings
 from service.spec import Part, Spec
 from strategies import STRATEGIES
@@ -19,7 +19,7 @@ from strategies.tree import StepSearch
 from tts.answers import AnswerKind, kind_from
 from tts.cost import one_line
 from tts.errors import UsageError, counted
-from tts.strategy import Strategy
+from tts.job import check_votes
 from tts.types import Budget, Message, Problem, Sampling, digest
 
 
@@ -77,7 +77,7 @@ class Asking:
         if manner.step_end:
             problem = problem.model_copy(update={"step_end": manner.step_end})
         problem = asked_by_profile(found, problem, strategy, explicit)
-        _check(problem, strategy)
+        check_votes(strategy, problem)
         return Spec(
             id="job_" + secrets.token_hex(10),
             problem=problem,
@@ -101,7 +101,7 @@ class Asking:
         spec = self.spec(asked.posed(), manner, self.budget(manner))
         schema = asked.json_schema()
         found = self._catalog.found(spec.model)
-        if schema is not None and issubclass(type(self._catalog.strategy(spec.strategy)), StepSearch):
+        if schema is not None and isinstance(self._catalog.strategy(spec.strategy), StepSearch):
             raise UsageError(f"response_format holds whole samples, and {spec.strategy.name} searches over steps")
         held = {"json_schema": schema, "thinks": bool(found and found[1].thinks)} if schema is not None else {}
         sampling = spec.sampling.model_copy(update=held)
@@ -130,11 +130,8 @@ def _part(choice: str | Part | None) -> Part | None:
     """A strategy or verifier; of the short form the parameters are words, which become what they have to be."""
     if not isinstance(choice, str):
         return choice
-    name, _, given = choice.partition(":")
-    pairs = [each.partition("=") for each in given.split(",") if each]
-    if bad := [name for name, equals, _ in pairs if not equals]:
-        raise UsageError(f"a parameter is given as NAME=VALUE, not {bad[0]!r}")
-    return Part(name=name, parameters={name: value for name, _, value in pairs})
+    name, given = parted(choice)
+    return Part(name=name, parameters=dict(assignment(name, each) for each in given))
 
 
 def _kind(answer: str | dict[str, Any]) -> AnswerKind:
@@ -152,15 +149,6 @@ def _problem(posed: Posed, kind: AnswerKind) -> Problem:
         last = Message(role="user", content=f"{last.content}\n\n{how}")
     messages = (*before, last)
     return Problem(id=digest(repr(messages)), messages=messages, kind=kind)
-
-
-def _check(problem: Problem, strategy: Strategy) -> None:
-    """Refuse what no model could do."""
-    if "votes" in strategy.needs and not problem.kind.votes:
-        raise UsageError(
-            f"{strategy.name} counts votes, and no two answers of kind {problem.kind.name!r} are the same; "
-            f"{problem.kind.without_votes}"
-        )
 
 
 def by_prefix(specs: Sequence[Spec]) -> list[int]:

@@ -126,6 +126,13 @@ async def _set_by(event: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(event.wait(), seconds)
 
 
+def failed(job: Job) -> Fault:
+    """Why a job has no answer."""
+    error = job.error or {}
+    code = str(error.get("code", "internal"))
+    return Fault(STATUS.get(code, 500), code, str(error.get("detail", "")), job=job.id)
+
+
 def desk(request: Request) -> Desk:
     """The one of this process."""
     found: Desk = request.app.state.desk
@@ -145,8 +152,7 @@ async def solve(request: Request, response: Response, tenant: Tenant, body: Solv
             await _set_by(ended, min(wait, GLANCE))
     job = await here.waited(tenant, id, end - asyncio.get_running_loop().time())
     if job.error:
-        code = str(job.error["code"])
-        raise Fault(STATUS.get(code, 500), code, str(job.error["detail"]), job=id)
+        raise failed(job)
     response.status_code = 200 if job.over else 202
     response.headers["Location"] = f"/v1/jobs/{id}"
     return JobView.of(job)

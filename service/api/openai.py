@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,7 +16,7 @@ from fastapi.responses import StreamingResponse
 from service.api.chat import ChatChoice, ChatRequest, ChatUsage, Completed, Model, Models, Said
 from service.api.door import Tenant
 from service.api.events import Event, Follower
-from service.api.jobs import STATUS, Desk, Key, desk
+from service.api.jobs import Desk, Key, desk, failed
 from service.api.problems import Fault, answered, response
 from service.outcome import Outcome
 from service.spec import Spec
@@ -62,13 +63,6 @@ async def _answered(here: Desk, request: Request, tenant: str, id: str) -> Job:
     except (asyncio.CancelledError, Fault):
         here.later(here.store.cancel(tenant, id))
         raise
-
-
-def failed(job: Job) -> Fault:
-    """Why a job has no answer."""
-    error = job.error or {}
-    code = str(error.get("code", "internal"))
-    return Fault(STATUS.get(code, 500), code, str(error.get("detail", "")), job=job.id)
 
 
 def completed(job: Job, asked: ChatRequest, spec: Spec) -> Completed:
@@ -136,15 +130,15 @@ class _Stream:
         over = False
         try:
             yield self._chunk({"role": "assistant", "content": ""})
-            async for event in Follower(self._here.store, self._here.news, self._tenant, self._job, 0).events(
-                self._here.settings.heartbeat_seconds
-            ):
-                if event is None:
-                    yield b": still here\n\n"
-                elif event.name in ("result", "purged"):
-                    over = True
-                elif self._asked.progress and (line := self._line(event)):
-                    yield self._chunk({"reasoning_content": line})
+            follower = Follower(self._here.store, self._here.news, self._tenant, self._job, 0)
+            async with aclosing(follower.events(self._here.settings.heartbeat_seconds)) as events:
+                async for event in events:
+                    if event is None:
+                        yield b": still here\n\n"
+                    elif event.name in ("result", "purged"):
+                        over = True
+                    elif self._asked.progress and (line := self._line(event)):
+                        yield self._chunk({"reasoning_content": line})
             for chunk in await self._end():
                 yield chunk
         finally:

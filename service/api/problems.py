@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from service.store import Refusal, Unreachable
-from tts.errors import UsageError
+from tts.errors import UsageError, unknown
 
 log = logging.getLogger("tts.api")
 MEDIA = "application/problem+json"
@@ -161,23 +160,16 @@ async def _invalid(request: Request, error: Any) -> JSONResponse:
 def _detail(error: Mapping[str, Any], body: type[BaseModel] | None) -> Detail:
     place = [str(each) for each in error["loc"] if each != "body"]
     if error["type"] == "extra_forbidden":
-        return Detail(pointer="/" + "/".join(place), detail=_unknown(place, body))
+        return Detail(pointer="/" + "/".join(place), detail=unknown_parameter(place[-1], _fields(body, place[:-1])))
     if error["type"] == "json_invalid":
         return Detail(pointer="", detail=f"the body is no JSON: {error.get('ctx', {}).get('error', 'it breaks off')}")
     pointer = "/" + "/".join(place) if error["loc"][:1] == ("body",) else place[-1] if place else ""
     return Detail(pointer=pointer, detail=str(error["msg"]).removeprefix("Value error, "))
 
 
-def _unknown(place: list[str], body: type[BaseModel] | None) -> str:
-    """An unknown parameter, and the nearest that is known where it stands."""
-    return unknown_parameter(place[-1], sorted(_fields(body, place[:-1])))
-
-
-def unknown_parameter(name: str, known: list[str]) -> str:
-    """In one line, with the nearest that is known."""
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}" if known else ""
-    return f"unknown parameter {name[:80]!r}{hint}"
+def unknown_parameter(name: str, known: Iterable[str]) -> str:
+    """In one line, with the nearest that is known where it stands."""
+    return str(unknown("parameter", name[:80], known))
 
 
 def _fields(body: type[BaseModel] | None, place: Iterable[str]) -> set[str]:

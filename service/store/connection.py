@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from redis import exceptions
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from tts.errors import TTSError
 
@@ -148,10 +150,7 @@ def digest(text: str) -> str:
 
 
 def connect(url: str) -> Redis:
-    """A client that leaves trying again to us. Raises `UsageError` for what is no address of a Redis."""
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-
+    """A client that leaves trying again to us. Raises `ValueError` for what is no address of a Redis."""
     return Redis.from_url(
         url, socket_timeout=10, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0), health_check_interval=0
     )

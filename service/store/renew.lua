@@ -1,5 +1,5 @@
 -- worker, lease in ms, what the worker says of itself, then id and fence of the jobs it has. Renews their leases, and
--- takes those that expired away from whoever had them. {stale ids, cancelled ids, number requeued, number of turns}.
+-- takes those that expired away from whoever had them. {stale ids, cancelled ids, number requeued}.
 local t, lease = now(), tonumber(ARGV[2])
 redis.call('HSET', key('workers'), ARGV[1], cjson.encode({at = t, about = ARGV[3]}))
 local stale, cancelled, requeued = {}, {}, 0
@@ -21,4 +21,4 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('leases'), '-inf', t, 'LIMIT
     redis.call('ZREM', key('leases'), id)
   end
 end
-return {stale, cancelled, requeued, redis.call('ZCARD', key('turns'))}
+return {stale, cancelled, requeued}

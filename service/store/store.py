@@ -51,7 +51,6 @@ class Pulse(NamedTuple):
     stale: frozenset[str]
     cancelled: frozenset[str]
     requeued: int
-    turns: int
 
 
 class Job(Noun):
@@ -91,7 +90,7 @@ class Batch(Noun):
     spent_usd: NonNegativeFloat
 
 
-_SHARE: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, float])
+_FIGURES: TypeAdapter[dict[str, float]] = TypeAdapter(dict[str, float])
 
 
 class Store:
@@ -155,8 +154,8 @@ class Store:
         """Keep the jobs that a worker has, by their fences; and give to others what nobody keeps any more."""
         lease = int(self.settings.lease_seconds * 1000)
         pairs = [part for item in held.items() for part in item]
-        stale, cancelled, requeued, turns = await self.scripts.run("renew", worker, lease, json.dumps(about), *pairs)
-        return Pulse(frozenset(map(_text, stale)), frozenset(map(_text, cancelled)), requeued, turns)
+        stale, cancelled, requeued = await self.scripts.run("renew", worker, lease, json.dumps(about), *pairs)
+        return Pulse(frozenset(map(_text, stale)), frozenset(map(_text, cancelled)), requeued)
 
     async def release(self, held: Mapping[str, int]) -> int:
         """Hand jobs back, with all that was done of them; how many."""
@@ -214,7 +213,7 @@ class Store:
         """What a tenant has spent and set aside in its present window, its limits, and its jobs."""
         spent, limits, count, left = await self.scripts.run("spending", tenant)
         figures = {**_fields(spent), **{f"limit_{k}": v for k, v in _fields(limits).items()}, **_fields(count)}
-        return {"left": left / 1000, **_SHARE.validate_python(figures)}
+        return {"left": left / 1000, **_FIGURES.validate_python(figures)}
 
     async def dead(self, most: int) -> list[tuple[str, str, float, str]]:
         """The newest dead letters: id, tenant, seconds since 1970, and why."""

@@ -52,7 +52,7 @@ class Bench:
             if isinstance(backend, Connected):
                 await backend.aclose()
 
-    async def work(self, spec: Spec, journal: Journal, halt: Halt, observe: Callable[[Record], None]) -> Ended:
+    async def work(self, spec: Spec, journal: Journal, halt: Halt) -> Ended:
         """Bring a job to its end. What it cannot do is how it ended; only what nobody foresaw is raised."""
         try:
             strategy = self._catalog.strategy(spec.strategy)
@@ -69,7 +69,6 @@ class Bench:
                 prices=self._priced(spec, models),
                 seed=spec.seed,
                 journal=journal,
-                observe=observe,
                 halt=halt,
                 runner=await self._runner(spec.problem, verifier),
                 job=spec.id,

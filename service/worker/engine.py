@@ -15,7 +15,6 @@ from service.settings import Settings
 from service.store import GONE, Claim, RedisJournal, StaleLease, Store, Unreachable, stopped
 from service.worker.bench import Bench, Ended
 from tts.halt import Halt
-from tts.journal import Record
 from tts.solve import code_version
 
 log = logging.getLogger("tts.worker")
@@ -43,10 +42,9 @@ class Engine:
         store: Store,
         bench: Bench,
         send: Callable[[int], object] = lambda jobs: None,
-        observe: Callable[[Claim, Record], None] = lambda claim, record: None,
     ) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
-        self._settings, self._store, self._bench, self._send, self._observe = settings, store, bench, send, observe
+        self._settings, self._store, self._bench, self._send = settings, store, bench, send
         self._jobs: dict[str, Running] = {}
         self._wanted = 0
         self._wake = asyncio.Event()
@@ -127,9 +125,7 @@ class Engine:
         """How the job ended; what nobody foresaw makes it a dead letter, and takes nobody else with it."""
         claim = running.claim
         try:
-            return await self._bench.work(
-                claim.spec, journal, running.halt, lambda record: self._observe(claim, record)
-            )
+            return await self._bench.work(claim.spec, journal, running.halt)
         except (StaleLease, Unreachable, asyncio.CancelledError):
             raise
         except Exception as error:

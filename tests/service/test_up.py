@@ -15,7 +15,7 @@ from pathlib import Path as File
 import httpx
 import pytest
 
-from service.up import free_port
+from evals.sglang_cpu import free_port
 
 US = (sys.executable, "-m", "service")
 BAD_FIELD = '[models.x]\nbackend = "local"\nstratgy = "best_of_n"\n'

@@ -12,9 +12,10 @@ from pathlib import Path as File
 
 import httpx
 
+from evals.sglang_cpu import free_port
 from service.settings import Settings
 from service.store import Store
-from service.up import Part, free_port, valkey
+from service.up import Part, valkey
 
 US = (sys.executable, "-m", "service")
 

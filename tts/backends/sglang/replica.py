@@ -40,7 +40,10 @@ class Breaker:
         return not self.closed and time.monotonic() < self._until
 
     def failed(self, *, gone: bool = False) -> None:
-        """A call failed; nobody is there any more if it is `gone`."""
+        """A call failed; nobody is there any more if it is `gone`. While the server is left alone, only calls fail that
+        were on their way before: however many a death hits, it is one."""
+        if self.resting:
+            return
         self._failures = max(self._failures + 1, TOLERATED if gone else 0)
         pause = FIRST_PAUSE * 2.0 ** (self._failures - TOLERATED)
         self._until = time.monotonic() + min(LONGEST_PAUSE, pause)

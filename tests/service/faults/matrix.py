@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path as File
 from typing import Any
 
 import httpx
@@ -51,6 +53,14 @@ class Report:
             f"{self.kind}: {self.kills} kills, {self.done} of {self.jobs} jobs done, {self.tokens:,} tokens, "
             f"{self.lost_tokens:,} of them lost in {self.lost_calls} calls (at most {self.most_lost} in one){slowest}"
         )
+
+
+def told(report: object) -> None:
+    """Kept where a long run is asked for."""
+    print(f"\n{report}")
+    if folder := os.environ.get("TTS_TEST_LOG"):
+        with File(folder).open("a", encoding="utf-8") as log:
+            log.write(f"{report}\n")
 
 
 async def submitted(client: httpx.AsyncClient, number: int) -> str:

@@ -26,8 +26,8 @@ BODY: dict[str, Any] = {
     "budget": {"tokens": BUDGET},
     "sampling": {"temperature": 1.0, "max_tokens": 256},
 }
-JOBS = 3
-"""Handed in before a kill: as many as are through when the server is back."""
+JOBS = 2
+"""Handed in before a kill, when the server has something to do."""
 LATEST = 1.5
 """Seconds that a server is left at work before it is killed, at most."""
 
@@ -70,18 +70,30 @@ async def submitted(client: httpx.AsyncClient) -> str:
     return str(told.json()["id"])
 
 
-async def killed(client: httpx.AsyncClient, server: Server, kills: int) -> list[str]:
-    """Hand in jobs and kill a server that they are on, at some moment while it is at work, again and again."""
-    ids, dice = [], random.Random(0)
-    for _ in range(kills):
+async def killed(stack: Stack, server: Server, kills: int) -> Report:
+    """Have jobs done and kill a server that they are on, at some moment while it is at work, again and again. A job can
+    be met by its own kill and by the next one: with more of them waiting, a small machine measures its queue."""
+    ids: list[str] = []
+    earlier: list[str] = []
+    store, dice = stack.store(), random.Random(0)
+    async with httpx.AsyncClient(base_url=stack.url, timeout=30) as client:
+        for _ in range(kills):
+            newest = await put_to_work(client, server)
+            await asyncio.sleep(dice.uniform(0.0, LATEST))
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(lambda: server.start().ready())
+            await all_over(store, earlier, 60)
+            ids, earlier = ids + newest, newest
+    await store.aclose()
+    return await judged(stack, ids, kills)
+
+
+async def put_to_work(client: httpx.AsyncClient, server: Server) -> list[str]:
+    """Hand in jobs until the server, which is back but must be looked at again, has some of them; and then some."""
+    ids = [await submitted(client)]
+    while not await at_work(client, server):
         ids.append(await submitted(client))
-        while not await at_work(client, server):  # it is back, but who knows it only when they look again
-            ids.append(await submitted(client))
-        ids += [await submitted(client) for _ in range(JOBS)]
-        await asyncio.sleep(dice.uniform(0.0, LATEST))
-        await asyncio.to_thread(server.kill)
-        await asyncio.to_thread(lambda: server.start().ready())
-    return ids
+    return ids + [await submitted(client) for _ in range(JOBS)]
 
 
 async def at_work(client: httpx.AsyncClient, server: Server) -> bool:

@@ -31,12 +31,7 @@ def stack(tmp_path: File, policy: Server, twin: Server) -> Iterator[Stack]:
 
 
 def test_jobs_survive_kills_of_a_replica(stack: Stack, twin: Server) -> None:
-    async def main() -> Report:
-        async with httpx.AsyncClient(base_url=stack.url, timeout=30) as client:
-            ids = await killed(client, twin, KILLS)
-        return await judged(stack, ids, KILLS)
-
-    report = asyncio.run(main())
+    report = asyncio.run(killed(stack, twin, KILLS))
     told(report)
     assert report.done == report.jobs
     assert report.unkept == report.lost == 0, "a call on a dead replica goes on elsewhere with what it had delivered"

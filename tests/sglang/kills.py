@@ -26,8 +26,8 @@ BODY: dict[str, Any] = {
     "budget": {"tokens": BUDGET},
     "sampling": {"temperature": 1.0, "max_tokens": 256},
 }
-JOBS = 2
-"""Handed in before a kill, when the server has something to do."""
+JOBS = 4
+"""Handed in before a kill: more than one server would be given alone."""
 LATEST = 1.5
 """Seconds that a server is left at work before it is killed, at most."""
 
@@ -89,16 +89,17 @@ async def killed(stack: Stack, server: Server, kills: int) -> Report:
 
 
 async def put_to_work(client: httpx.AsyncClient, server: Server) -> list[str]:
-    """Hand in jobs until the server, which is back but must be looked at again, has some of them; and then some."""
-    ids = [await submitted(client)]
+    """Hand in jobs until the server has some of them. It is back, but has to be looked at again, and where little is to
+    be done that is left to the other one, whose speed is known."""
+    ids = [await submitted(client) for _ in range(JOBS)]
     while not await at_work(client, server):
         ids.append(await submitted(client))
-    return ids + [await submitted(client) for _ in range(JOBS)]
+    return ids
 
 
 async def at_work(client: httpx.AsyncClient, server: Server) -> bool:
     """Whether a server is soon given something to do."""
-    for _ in range(20):
+    for _ in range(10):
         told = await client.get(f"{server.url}/v1/loads?include=core")
         if any(load["num_running_reqs"] for load in told.json()["loads"]):
             return True

@@ -12,9 +12,9 @@ import httpx
 from evals.sglang_cpu import Server
 from service.store import Store
 from service.store.store import Job
-from tests.service.faults.matrix import all_over, check_account
+from tests.service.faults.matrix import all_over, check_account, submitted
 from tests.service.faults.stack import Stack
-from tests.sglang.conftest import QUESTION
+from tests.sglang.conftest import NUMBERS, QUESTION
 from tts.journal import Held, Settled, usage_of
 
 BUDGET = 4_000
@@ -63,11 +63,9 @@ class Report:
         )
 
 
-async def submitted(client: httpx.AsyncClient) -> str:
-    """Hand in a job."""
-    told = await client.post("/v1/jobs", json=BODY)
-    assert told.status_code == 202, told.text
-    return str(told.json()["id"])
+async def handed_in(client: httpx.AsyncClient) -> str:
+    """One more job."""
+    return await submitted(client, next(NUMBERS), BODY)
 
 
 async def killed(stack: Stack, server: Server, kills: int) -> Report:
@@ -91,9 +89,9 @@ async def killed(stack: Stack, server: Server, kills: int) -> Report:
 async def put_to_work(client: httpx.AsyncClient, server: Server) -> list[str]:
     """Hand in jobs until the server has some of them. It is back, but has to be looked at again, and where little is to
     be done that is left to the other one, whose speed is known."""
-    ids = [await submitted(client) for _ in range(JOBS)]
+    ids = [await handed_in(client) for _ in range(JOBS)]
     while not await at_work(client, server):
-        ids.append(await submitted(client))
+        ids.append(await handed_in(client))
     return ids
 
 

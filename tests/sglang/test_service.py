@@ -15,7 +15,7 @@ from evals.sglang_cpu import Server
 from tests.service.faults.matrix import told
 from tests.service.faults.stack import Stack, running
 from tests.sglang.conftest import QUESTION
-from tests.sglang.kills import Report, judged, killed, submitted
+from tests.sglang.kills import Report, handed_in, judged, killed
 
 KILLS = int(os.environ.get("TTS_TEST_REPLICA_KILLS", "20"))
 SOON = 30.0
@@ -45,7 +45,7 @@ def test_jobs_survive_kills_of_workers_whose_engine_lives_on(stack: Stack) -> No
         async with httpx.AsyncClient(base_url=stack.url, timeout=30) as client:
             ids = []
             for number in range(4):
-                ids += [await submitted(client) for _ in range(6)]
+                ids += [await handed_in(client) for _ in range(6)]
                 await asyncio.sleep(0.7)
                 stack.kill("worker", number)
         return await judged(stack, ids, 4)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as File
 from typing import Any
@@ -63,11 +63,11 @@ def told(report: object) -> None:
             log.write(f"{report}\n")
 
 
-async def submitted(client: httpx.AsyncClient, number: int) -> str:
+async def submitted(client: httpx.AsyncClient, number: int, body: Mapping[str, Any] = BODY) -> str:
     """Hand in a job as careful callers do: with a key, and again until there is an answer."""
     while True:
         try:
-            told = await client.post("/v1/jobs", json=BODY, headers={"Idempotency-Key": f"job {number}"})
+            told = await client.post("/v1/jobs", json=body, headers={"Idempotency-Key": f"job {number}"})
             if told.status_code == 202:
                 return str(told.json()["id"])
             assert told.status_code in (503,), told.text

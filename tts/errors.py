@@ -3,6 +3,7 @@
 TTSError
 ├── UsageError           the caller asked for what cannot be done; the message names the way out
 │   ├── PromptTooLong    the prompt leaves no room for a single token
+│   ├── NoImages         the model does not see
 │   └── JournalMismatch  this journal belongs to another job
 ├── JournalError         the journal cannot be read or written
 ├── BackendError         a model call failed; says what it may have cost
@@ -31,6 +32,10 @@ class UsageError(TTSError):
 
 class PromptTooLong(UsageError):
     """The prompt alone fills the model's context."""
+
+
+class NoImages(UsageError):
+    """There are images in the conversation, and the model reads text only."""
 
 
 class JournalMismatch(UsageError):

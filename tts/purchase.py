@@ -91,7 +91,7 @@ class Wish:
             halt=halt,
             until=self.until,
             watch=self.watch,
-            keep=None if self.sampling.json_schema else keep,
+            keep=None if self.sampling.held else keep,
         )
         completion = await backend.generate(request)
         if completion.usage.completion_tokens > hold.granted:

@@ -44,7 +44,14 @@ from verifiers import VERIFIERS
 
 GLANCE = 2.0
 """Seconds after which whoever waits for a job looks without having been told."""
-STATUS = {"cannot_be_done": 422, "model_unavailable": 503, "no_samples": 502, "internal": 500, "poison": 500}
+STATUS = {
+    "no_images": 400,
+    "cannot_be_done": 422,
+    "model_unavailable": 503,
+    "no_samples": 502,
+    "internal": 500,
+    "poison": 500,
+}
 """How an error of a job is answered to somebody who waited for it."""
 
 EVENT = {

@@ -17,10 +17,13 @@ from service.api.chat import ChatChoice, ChatRequest, ChatUsage, Completed, Mode
 from service.api.door import Tenant
 from service.api.events import Event, Follower
 from service.api.jobs import Desk, Key, desk, failed
+from service.api.messages import Called, CalledTool
 from service.api.problems import Fault, answered, response
 from service.outcome import Outcome
 from service.spec import Spec
 from service.store.store import Job
+from tts.answers import AnswerKind, Calls
+from tts.answers.calls import heard
 
 LOOK = 0.5
 """Seconds between two looks at whether the caller is still there."""
@@ -69,9 +72,8 @@ def completed(job: Job, asked: ChatRequest, spec: Spec) -> Completed:
     """A job that has ended, as a chat completion."""
     outcome = Outcome.model_validate(job.result)
     texts = [text for text in (outcome.text, *(each.text for each in outcome.alternatives)) if text is not None]
-    choices = [_choice(i, text, spec.problem.kind.after, outcome) for i, text in enumerate(texts)] or [
-        _refusal(outcome)
-    ]
+    choices = [_choice(job, i, text, spec.problem.kind, outcome) for i, text in enumerate(texts)]
+    choices = choices or [_refusal(outcome)]
     notes = list(outcome.notes)
     if texts and len(texts) < (asked.n or 1):
         notes.append(f"{asked.n} answers were asked for, and {len(texts)} distinct ones were found")
@@ -94,10 +96,20 @@ def completed(job: Job, asked: ChatRequest, spec: Spec) -> Completed:
     )
 
 
-def _choice(index: int, text: str, after: str, outcome: Outcome) -> ChatChoice:
-    said = text.rpartition(after)[2].lstrip("\n") if after else text
-    cut = index == 0 and outcome.finish not in ("stop", None)
-    return ChatChoice(index=index, message=Said(content=said), finish_reason="length" if cut else "stop")
+def _choice(job: Job, index: int, text: str, kind: AnswerKind, outcome: Outcome) -> ChatChoice:
+    said = text.rpartition(kind.after)[2].lstrip("\n") if kind.after else text
+    if index == 0 and outcome.finish not in ("stop", None):
+        return ChatChoice(index=index, message=Said(content=said), finish_reason="length")
+    spoken = heard(said) if isinstance(kind, Calls) else None
+    if spoken is None or not spoken.calls:
+        return ChatChoice(index=index, message=Said(content=said), finish_reason="stop")
+    calls = [
+        CalledTool(id=f"call_{job.id.removeprefix('job_')}_{index}_{i}", function=Called(**call.model_dump()))
+        for i, call in enumerate(spoken.calls)
+    ]
+    return ChatChoice(
+        index=index, message=Said(content=spoken.said or None, tool_calls=calls), finish_reason="tool_calls"
+    )
 
 
 def _refusal(outcome: Outcome) -> ChatChoice:
@@ -115,6 +127,13 @@ def usage(outcome: Outcome) -> ChatUsage:
         total_tokens=prompt + outcome.bill.tokens,
         prompt_tokens_details={"cached_tokens": told.cached_tokens + told.verifier_cached_tokens},
     )
+
+
+def _delta(said: Said) -> dict[str, Any]:
+    """A message as one piece of a stream."""
+    calls = [{"index": i, **call.model_dump()} for i, call in enumerate(said.tool_calls or ())]
+    told = {"content": said.content, "refusal": said.refusal, "tool_calls": calls or None}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 class _Stream:
@@ -153,10 +172,8 @@ class _Stream:
         told = completed(job, self._asked, self._spec)
         chunks = []
         for choice in told.choices:
-            said = choice.message
-            delta = {"content": said.content} if said.content is not None else {"refusal": said.refusal}
             chunks += [
-                self._chunk(delta, choice.index),
+                self._chunk(_delta(choice.message), choice.index),
                 self._chunk({}, choice.index, finish=choice.finish_reason, tts=told.tts if not choice.index else None),
             ]
         options = self._asked.stream_options

@@ -63,7 +63,7 @@ def wordy(request: Request) -> Reply:
 
 
 def caller(request: Request) -> Reply:
-    """Calls the first function that it is told of, most of the time as it should; and answers once it has heard back."""
+    """Calls the first function that it is told of, most of the time as it should; answers once it has heard back."""
     told = [message for message in request.path.start if isinstance(message, Message)]
     if told[-1].role == "tool":
         return Reply(f"It is {told[-1].content}.", probability=0.5)

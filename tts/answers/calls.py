@@ -12,6 +12,8 @@ from tts.answers.base import AnswerKind, register
 from tts.answers.json import canonical
 
 BEGIN, END = "<tool_call>", "</tool_call>"
+WIDEST = 16
+"""Blanks in a row within a call's JSON: some models never end them, once they have begun."""
 
 
 class ToolCall(BaseModel):
@@ -92,6 +94,6 @@ def _tag(name: str, schema: Any) -> dict[str, Any]:
     return {
         "type": "tag",
         "begin": f'{BEGIN}\n{{"name": "{name}", "arguments": ',
-        "content": {"type": "json_schema", "json_schema": schema},
+        "content": {"type": "json_schema", "json_schema": schema, "max_whitespace_cnt": WIDEST},
         "end": f"}}\n{END}",
     }

@@ -8,6 +8,7 @@ TTSError
 ├── JournalError         the journal cannot be read or written
 ├── BackendError         a model call failed; says what it may have cost
 ├── NoSamples            every model call of a job failed: there is nothing to choose from
+├── Suspended            the job goes on elsewhere, from its journal
 ├── Refused              the ledger or the clock said no; never leaves the door
 └── RunError             a strategy used its Run in a way that could not be replayed
 """
@@ -64,6 +65,10 @@ class NoSamples(TTSError):
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)
         self.result = result
+
+
+class Suspended(TTSError):
+    """The job was let go of with all that it had: whoever has its journal can go on, and nothing is lost."""
 
 
 class Refused(TTSError):

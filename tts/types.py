@@ -44,9 +44,9 @@ Capability = Literal[
 Need = Capability | Literal["votes", "scores", "runner"]
 """What a strategy or verifier asks for beyond plain sampling: of the backend, of the answer kind, or of the caller."""
 
-Reason = Literal["budget", "deadline", "cancelled", "stopped", "context"]
+Reason = Literal["budget", "deadline", "cancelled", "stopped", "context", "suspended"]
 """Why a call was refused or cut short: `stopped` means that the strategy itself let it go, `context` that its
-prompt fills the model's window."""
+prompt fills the model's window, `suspended` that the job is to go on elsewhere, which no journal ever tells."""
 
 Stop = Literal["done", "budget", "deadline", "cancelled"]
 Finish = Literal["stop", "until", "length", "halted", "watched"]

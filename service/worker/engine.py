@@ -23,7 +23,7 @@ POLL = 1.0
 """Seconds after which a worker with room looks for jobs of which no ticket told it."""
 BEATS = 3
 """Heartbeats per lease."""
-LETTING_GO = 4.0
+LETTING_GO = 6.0
 """Seconds until jobs that are handed back have written down what they have; engines answer a halt sooner."""
 
 

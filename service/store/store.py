@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
@@ -18,7 +18,7 @@ from service.store.packing import unpacked
 from tts.cost import one_line
 from tts.errors import TTSError
 from tts.journal import Record
-from tts.types import Budget, Noun
+from tts.types import Budget, Noun, Problem
 
 log = logging.getLogger("tts.store")
 Reason = str
@@ -51,6 +51,19 @@ class Pulse(NamedTuple):
     stale: frozenset[str]
     cancelled: frozenset[str]
     requeued: int
+
+
+class Glimpse(NamedTuple):
+    """As much of a job as whoever follows it needs; `grown` is what its journal has more than the follower knows, read
+    as it is asked for: of thousands of streams that wait, none holds records that it has passed on."""
+
+    state: State
+    fence: int
+    grown: Iterator[Record]
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
 
 
 class Job(Noun):
@@ -208,6 +221,15 @@ class Store:
             return []
         told = await self.scripts.run("entries", job.id, start)
         return [unpacked(entry, job.spec.problem) for entry in told]
+
+    async def follow(self, tenant: str, id: str, start: int, problem: Problem | None) -> Glimpse | None:
+        """How a job of this tenant stands, and its journal from its entry number `start` on; where the `problem` is not
+        kept, no journal is either."""
+        told = await self.scripts.run("follow", tenant, id, start)
+        if told is None:
+            return None
+        state, fence, entries = told
+        return Glimpse(state.decode(), fence, (unpacked(each, problem) for each in entries if problem))
 
     async def spending(self, tenant: str) -> dict[str, float]:
         """What a tenant has spent and set aside in its present window, its limits, and its jobs."""

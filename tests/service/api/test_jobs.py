@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,11 @@ import httpx
 import pytest
 from redis import Redis
 
+from service.api.events import Follower
 from service.settings import Settings
+from service.store import RedisJournal, Store
 from strategies import STRATEGIES
-from tests.service.serving import ASKED, Served, listening, serving, until
+from tests.service.serving import ASKED, Served, held, listening, serving, spec, until
 from tts.replay import replay_file
 from verifiers import VERIFIERS
 
@@ -185,6 +189,49 @@ async def test_a_stream_that_broke_goes_on_behind_its_last_event(service: Served
         assert told(rest.text) == whole[at + 1 :]
     behind = await service.client.get(job["links"]["events"], headers={"Last-Event-ID": "999999999999"})
     assert told(behind.text) == whole[-1:]
+
+
+async def test_a_stream_looks_at_all_of_a_job_twice_however_much_happens(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(settings, workers=0) as service:
+        sent = counted(service.desk.store, monkeypatch)
+        await service.store.submit("default", [spec("1")])
+        (claim,), _ = await service.store.claim("w", 1)
+        journal = RedisJournal(service.store.scripts, "1", claim.fence, claim.spec.problem)
+        async with aclosing(Follower(service.desk.store, service.desk.news, "default", "1", 0).events(9)) as events:
+            names = [(event := await anext(events)) and event.name]
+            for i in range(20):
+                await journal.append(held(f"0.{i}"))
+                names.append((event := await anext(events)) and event.name)
+            await service.store.finish(claim, "done", b"", None)
+            names += [event and event.name async for event in events]
+        assert names == ["state", *["call"] * 20, "result"]
+        assert sent.pop("follow") == 1 + 20 + 1
+        assert sent == {"look": 2}
+
+
+def counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each script is sent from now on."""
+    sent, run = Counter[str](), store.scripts.run
+
+    async def counting(name: str, *arguments: Any) -> Any:
+        sent[name] += 1
+        return await run(name, *arguments)
+
+    monkeypatch.setattr(store.scripts, "run", counting)
+    return sent
+
+
+async def test_a_stream_of_a_job_that_is_purged_meanwhile_says_so(endless: Settings) -> None:
+    async with serving(endless) as service, listening(service.app) as client:
+        job = (await client.post("/v1/jobs", json=SLOW)).json()
+        async with client.stream("GET", job["links"]["events"]) as stream:
+            lines = stream.aiter_lines()
+            await anext(lines)
+            await client.delete(job["links"]["self"], params={"purge": True})
+            seen = [line async for line in lines]
+        assert seen[-3:] == ["event: purged", "data: {}", ""]
 
 
 async def test_events_come_as_they_happen_and_a_silent_stream_is_kept_open(endless: Settings) -> None:

@@ -67,11 +67,14 @@ class Glimpse(NamedTuple):
 
 
 class Job(Noun):
-    """A job as it stands. Times are seconds since 1970; `spent_usd` is in dollars."""
+    """A job as it stands. Times are seconds since 1970; `spent_usd` is in dollars. `model` and `strategy` are what its
+    `spec` says, and are known without it."""
 
     id: str
     tenant: str
     state: State
+    model: str | None = None
+    strategy: str | None = None
     created: NonNegativeFloat
     started: NonNegativeFloat | None = None
     ended: NonNegativeFloat | None = None
@@ -148,7 +151,7 @@ class Store:
             "listed": [spec.id for spec in specs] if batch else None,
         }
         given = json.dumps({name: value for name, value in ask.items() if value is not None})
-        jobs = [part for i in order for part in (specs[i].id, specs[i].model_dump_json())]
+        jobs = [part for i in order for part in _parts(specs[i])]
         told, *rest = await self.scripts.run("submit", given, *jobs)
         if told in (b"accepted", b"same"):
             return cast(str, rest[0].decode())
@@ -261,6 +264,11 @@ def _claim(told: Sequence[Any]) -> Claim | None:
     return Claim(fence, tenant.decode(), spec)
 
 
+def _parts(spec: Spec) -> tuple[str, str, str, str]:
+    """A job as it is handed in: what lists of jobs show of it, and all of it."""
+    return spec.id, spec.model, spec.strategy.name, spec.model_dump_json()
+
+
 def _units(budget: Budget) -> dict[str, float]:
     """A budget as scripts reckon with it: dollars in billionths, one at least."""
     given = budget.model_dump(exclude_none=True)
@@ -279,6 +287,8 @@ def _job(id: str, flat: Sequence[bytes]) -> Job:
         id=id,
         tenant=found["tenant"],
         state=cast(State, found["state"]),
+        model=found.get("model"),
+        strategy=found.get("strategy"),
         created=int(found["created"]) / 1e6,
         batch=found.get("batch"),
         worker=found.get("worker"),

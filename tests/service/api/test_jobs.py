@@ -89,6 +89,30 @@ async def test_jobs_are_listed_page_by_page_the_newest_first(service: Served) ->
     assert seen[6:] == ids[::-1]
 
 
+@pytest.mark.parametrize("store", [True, False])
+async def test_a_list_of_jobs_says_which_model_and_strategy_they_have(store: bool, service: Served) -> None:
+    job = (await service.client.post("/v1/solve", json={**ASKED, "store": store})).json()
+    batch = (await service.client.post("/v1/batches", json=asked_together(2, strategy="single", store=store))).json()
+    for id in batch["jobs"]:
+        await service.ended(id)
+    listed = (await service.client.get("/v1/jobs")).json()["jobs"]
+    assert [(each["model"], each["strategy"]) for each in listed] == [
+        ("default", "single"),
+        ("default", "single"),
+        ("default", "best_of_n"),
+    ]
+    assert (job["model"], job["strategy"]) == ("default", "best_of_n")
+    assert (await service.client.get(job["links"]["self"])).json() == job
+
+
+async def test_a_job_from_before_its_model_was_kept_beside_its_specification_is_shown_with_it(
+    service: Served, valkey: Redis
+) -> None:
+    job = (await service.client.post("/v1/solve", json=ASKED)).json()
+    assert valkey.hdel(f"tts:job:{job['id']}", "model", "strategy") == 2
+    assert (await service.client.get(job["links"]["self"])).json() == job
+
+
 def asked_together(size: int, **more: Any) -> dict[str, Any]:
     problems = [{"problem": f"What is 3 times 4? {i}", "answer": "maths"} for i in range(size)]
     return {"problems": problems, "strategy": "best_of_n:n=2", "budget": {"tokens": 100 * size}, **more}

@@ -8,9 +8,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import StreamingResponse
 
 from service.api.chat import ChatChoice, ChatRequest, ChatUsage, Completed, Model, Models, Said
@@ -21,17 +21,29 @@ from service.api.problems import Fault, answered, response
 from service.outcome import Outcome
 from service.spec import Spec
 from service.store.store import Job
+from tts.errors import UsageError
 
 LOOK = 0.5
 """Seconds between two looks at whether the caller is still there."""
 
 router = APIRouter(prefix="/v1", responses=answered(), tags=["openai"])
+ModelId = Annotated[str, Path(min_length=1, max_length=200)]
 
 
 @router.get("/models")
 async def models(request: Request, tenant: Tenant) -> Models:
     """What `model` may be, alone or followed by a strategy: `NAME:STRATEGY`."""
     return Models(data=[Model(id=name) for name in desk(request).asking.models])
+
+
+@router.get("/models/{id:path}")
+async def model(request: Request, tenant: Tenant, id: ModelId) -> Model:
+    """A model, by whatever a chat completion may call it: alone, or followed by a mode, a strategy or both."""
+    try:
+        desk(request).asking.known(id)
+    except UsageError as error:
+        raise Fault(404, "no_model", str(error)) from error
+    return Model(id=id)
 
 
 @router.post("/chat/completions", response_model=Completed, responses=answered(500, 502))

@@ -7,17 +7,17 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
-from fastapi.responses import StreamingResponse
 
 from service.api.chat import ChatChoice, ChatRequest, ChatUsage, Completed, Model, Models, Said
 from service.api.door import Tenant
 from service.api.events import Event, Follower
 from service.api.jobs import Desk, Key, desk, failed
 from service.api.problems import Fault, answered, response
+from service.api.streams import EventStream
 from service.outcome import Outcome
 from service.spec import Spec
 from service.store.store import Job
@@ -52,11 +52,11 @@ async def chat(request: Request, tenant: Tenant, body: ChatRequest, key: Key = N
     With `n`, distinct answers, the best first, and fewer where there are no more. A caller who goes away cancels."""
     here = desk(request)
     spec = here.asking.chat(body)
-    job = await here.take(tenant, [spec], key, body, store=body.store is not False)
-    if body.stream:
-        headers = {"Cache-Control": "no-store"}
-        chunks = _Stream(here, tenant, job, body, spec).chunks()
-        return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+    # A seat comes before the job: one that nobody can be told of is not to run.
+    with here.streams.seat() if body.stream else ExitStack() as seat:
+        job = await here.take(tenant, [spec], key, body, store=body.store is not False)
+        if body.stream:
+            return EventStream(_Stream(here, tenant, job, body, spec).chunks(), seat.pop_all())
     ended = await _answered(here, request, tenant, job)
     if ended.error:
         raise failed(ended)

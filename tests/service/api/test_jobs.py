@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import anyio
 import httpx
 import pytest
 from redis import Redis
+from starlette.requests import ClientDisconnect
 
 from service.api.events import Follower
+from service.api.streams import EventStream, Streams
+from service.keys import Keys, TenantLimits
 from service.settings import Settings
 from service.store import RedisJournal, Store
 from strategies import STRATEGIES
@@ -281,7 +285,7 @@ async def test_nobody_listens_any_more_for_streams_that_broke_off(endless: Setti
                     return
 
         async def silent() -> bool:
-            return not valkey.pubsub_channels("tts:news:*") and service.desk.streams == 0
+            return not valkey.pubsub_channels("tts:news:*") and service.desk.streams.open == 0
 
         await asyncio.gather(*(leaves_early() for _ in range(20)))
         await until(silent)
@@ -327,6 +331,63 @@ async def test_there_are_not_more_streams_than_allowed(endless: Settings) -> Non
             assert (refused.status_code, refused.json()["code"]) == (429, "streams")
             assert int(refused.headers["Retry-After"]) > 0
         await client.delete(job["links"]["self"])
+
+
+async def test_streams_of_completions_count_and_one_too_many_is_refused_before_it_is_a_job(endless: Settings) -> None:
+    chat = {
+        "messages": [{"role": "user", "content": "How many?"}],
+        "stream": True,
+        "budget": {"tokens": 20_000},
+        "max_completion_tokens": 10_000,
+    }
+    limited = endless.model_copy(update={"most_streams": 1})
+    async with serving(limited) as service, listening(service.app) as client:
+        async with client.stream("POST", "/v1/chat/completions", json=chat) as stream:
+            lines = stream.aiter_lines()
+            await anext(lines)
+            (job,) = (await client.get("/v1/jobs")).json()["jobs"]
+            for refused in (
+                await client.post("/v1/chat/completions", json=chat),
+                await client.get(job["links"]["events"]),
+            ):
+                assert (refused.status_code, refused.json()["code"]) == (429, "streams")
+                assert int(refused.headers["Retry-After"]) > 0
+            assert len((await client.get("/v1/jobs")).json()["jobs"]) == 1
+        await until(lambda: seated(service, 0))
+        await service.ended(job["id"])
+
+
+async def seated(service: Served, streams: int) -> bool:
+    return service.desk.streams.open == streams
+
+
+async def test_a_stream_whose_job_is_not_taken_in_does_not_count(service: Served) -> None:
+    await Keys(service.store.redis).limit("default", TenantLimits(queued=1, tokens=1))
+    chat = {"messages": [{"role": "user", "content": "How many?"}], "stream": True, "budget": {"tokens": 1_000}}
+    refused = await service.client.post("/v1/chat/completions", json=chat)
+    assert (refused.status_code, refused.json()["code"]) == (429, "budget")
+    assert service.desk.streams.open == 0
+
+
+async def test_a_stream_whose_caller_has_gone_before_it_begins_does_not_count() -> None:
+    streams = Streams(1)
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b""
+
+    async def gone(message: Any) -> None:
+        raise OSError
+
+    with pytest.raises(ClientDisconnect):
+        await EventStream(events(), streams.seat())(SCOPE, gone_already, gone)
+    assert streams.open == 0
+
+
+async def gone_already() -> Any:
+    return {"type": "http.disconnect"}
+
+
+SCOPE = {"type": "http", "asgi": {"spec_version": "2.4"}, "headers": []}
 
 
 async def test_strategies_are_listed_with_the_schemas_of_their_parameters(service: Served) -> None:

@@ -125,6 +125,11 @@ class Asking:
         own: dict[str, Any] = dict(found[1].drawn) if found else {}
         return checked(Sampling, {**own, **drawn.model_dump(exclude_none=True)})
 
+    def known(self, name: str) -> None:
+        """Raises `UsageError`, with the nearest name, where a chat completion could not have this as its `model`."""
+        model, _ = self._split(name)
+        self._catalog.found(self._catalog.meant(model))
+
 
 def _part(choice: str | Part | None) -> Part | None:
     """A strategy or verifier; of the short form the parameters are words, which become what they have to be."""

@@ -7,11 +7,10 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any
+from contextlib import ExitStack, aclosing
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Path, Request
 
 from service.api.chat import ChatChoice, ChatRequest, ChatUsage, Completed, Model, Models, Said
 from service.api.door import Tenant
@@ -19,16 +18,19 @@ from service.api.events import Event, Follower
 from service.api.jobs import Desk, Key, desk, failed
 from service.api.messages import Called, CalledTool
 from service.api.problems import Fault, answered, response
+from service.api.streams import EventStream
 from service.outcome import Outcome
 from service.spec import Spec
 from service.store.store import Job
 from tts.answers import AnswerKind, Calls
 from tts.answers.calls import heard
+from tts.errors import UsageError
 
 LOOK = 0.5
 """Seconds between two looks at whether the caller is still there."""
 
 router = APIRouter(prefix="/v1", responses=answered(), tags=["openai"])
+ModelId = Annotated[str, Path(min_length=1, max_length=200)]
 
 
 @router.get("/models")
@@ -37,17 +39,27 @@ async def models(request: Request, tenant: Tenant) -> Models:
     return Models(data=[Model(id=name) for name in desk(request).asking.models])
 
 
+@router.get("/models/{id:path}")
+async def model(request: Request, tenant: Tenant, id: ModelId) -> Model:
+    """A model, by whatever a chat completion may call it: alone, or followed by a mode, a strategy or both."""
+    try:
+        desk(request).asking.known(id)
+    except UsageError as error:
+        raise Fault(404, "no_model", str(error)) from error
+    return Model(id=id)
+
+
 @router.post("/chat/completions", response_model=Completed, responses=answered(500, 502))
 async def chat(request: Request, tenant: Tenant, body: ChatRequest, key: Key = None) -> Any:
     """A chat completion. `usage` is the whole spend, `max_completion_tokens` caps the answer and `budget` the spend.
     With `n`, distinct answers, the best first, and fewer where there are no more. A caller who goes away cancels."""
     here = desk(request)
     spec = here.asking.chat(body)
-    job = await here.take(tenant, [spec], key, body, store=body.store is not False)
-    if body.stream:
-        headers = {"Cache-Control": "no-store"}
-        chunks = _Stream(here, tenant, job, body, spec).chunks()
-        return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+    # A seat comes before the job: one that nobody can be told of is not to run.
+    with here.streams.seat() if body.stream else ExitStack() as seat:
+        job = await here.take(tenant, [spec], key, body, store=body.store is not False)
+        if body.stream:
+            return EventStream(_Stream(here, tenant, job, body, spec).chunks(), seat.pop_all())
     ended = await _answered(here, request, tenant, job)
     if ended.error:
         raise failed(ended)

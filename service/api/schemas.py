@@ -196,8 +196,9 @@ class JobView(BaseModel):
         return cls(
             id=job.id,
             state=job.state,
-            model=job.spec.model if job.spec else None,
-            strategy=job.spec.strategy.name if job.spec else None,
+            # Jobs that came before these were kept beside the specification have them in it alone.
+            model=job.model or (job.spec.model if job.spec else None),
+            strategy=job.strategy or (job.spec.strategy.name if job.spec else None),
             created=job.created,
             started=job.started,
             ended=job.ended,

@@ -47,6 +47,28 @@ def test_models_are_listed(client: OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["tiny", "caller", "mute"]
 
 
+@pytest.mark.parametrize("name", ["tiny", "default", "tiny:hot", "tiny:single", "tiny:hot:beam", "default:single"])
+def test_a_model_is_retrieved_by_any_name_that_a_completion_takes(name: str, client: OpenAI) -> None:
+    told = client.models.retrieve(name)
+    assert (told.id, told.object) == (name, "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("tinny", "did you mean 'tiny'"),
+        ("tiny:hott", "did you mean 'hot'"),
+        ("tinny:single", "did you mean 'tiny'"),
+        ("org/tiny", "did you mean 'tiny'"),
+        ("tiny:singel", "mode or a strategy: .*single"),
+    ],
+)
+def test_a_model_that_nobody_knows_is_not_found_and_the_nearest_is_named(name: str, near: str, client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match=near) as refused:
+        client.models.retrieve(name)
+    assert refused.value.code == "no_model"
+
+
 def test_a_completion_is_the_best_answer_and_its_usage_the_whole_spend(client: OpenAI) -> None:
     told = client.chat.completions.create(model="tiny", messages=ASK, extra_body=MATHS)
     assert told.choices[0].message.content in ("I would say \\boxed{12}.", "Surely \\boxed{12}!")

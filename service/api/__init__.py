@@ -68,9 +68,9 @@ def _metrics(app: FastAPI, settings: Settings) -> None:
         """All metrics, for Prometheus."""
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         if token is None and settings.auth == "keys":
-            raise Fault(401, "no_token", "set TTS_METRICS_TOKEN, and let Prometheus send it as its bearer token")
+            raise Fault(401, "key", "set TTS_METRICS_TOKEN, and let Prometheus send it as its bearer token")
         if token is not None and not secrets.compare_digest(sent.encode(), token.encode()):
-            raise Fault(401, "no_token", "this is not the bearer token that TTS_METRICS_TOKEN says")
+            raise Fault(401, "key", "this is not the bearer token that TTS_METRICS_TOKEN says")
         return PlainTextResponse(page(await request.app.state.desk.store.metrics()), media_type=PAGE)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from service.metrics.count import Counting
 from service.settings import Settings
-from service.store import GONE, Claim, RedisJournal, StaleLease, Store, Unreachable, stopped
+from service.store import Claim, RedisJournal, StaleLease, Store, Unreachable, heard, stopped
 from service.worker.bench import Bench, Ended
 from tts.errors import Suspended
 from tts.halt import Halt
@@ -184,20 +184,10 @@ class Engine:
 
     async def _listen(self) -> None:
         """Hear of cancellations at once; the heartbeat tells of those that were missed."""
-        away = False
-        while True:
-            try:
-                async with self._store.redis.pubsub() as channel:
-                    await channel.subscribe("tts:orders")
-                    async for message in channel.listen():
-                        away = False
-                        if message["type"] == "message" and (job := self._jobs.get(message["data"].decode())):
-                            job.halt.set("cancelled")
-            except GONE as error:
-                if not away:  # once, however long it lasts
-                    log.warning("orders are not heard until the store is back: %s", error)
-                away = True
-            await asyncio.sleep(POLL)
+        async with self._store.redis.pubsub() as channel:
+            async for _, id in heard(channel, lambda: ["tts:orders"], "orders"):
+                if job := self._jobs.get(id):
+                    job.halt.set("cancelled")
 
     async def _kept_trying(self, coroutine: Coroutine[Any, Any, Any], otherwise: Any) -> Any:
         """What comes of it; `otherwise`, in time for the next attempt, while Redis is away."""

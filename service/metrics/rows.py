@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 
 from service.metrics.table import METRICS, Metric
 
@@ -35,14 +37,21 @@ class Increments(defaultdict[str, float]):
             self[row(name, *labels)] += by
 
     def observe(self, name: str, *labels: str, value: float) -> None:
-        """Enter a value into a histogram: buckets hold what is below their bounds, as Prometheus has them."""
-        for bound in reversed(BY_NAME[name].buckets):
-            if value > bound:
-                break
-            self[row(f"{name}_bucket", *labels, le=f"{bound:g}")] += 1
-        self[row(f"{name}_bucket", *labels, le="+Inf")] += 1
-        self[row(f"{name}_count", *labels)] += 1
-        self[row(f"{name}_sum", *labels)] += value
+        """Enter a value into a histogram."""
+        bounds = BY_NAME[name].buckets
+        counts = [0] * (len(bounds) + 1)
+        counts[bisect_left(bounds, value)] = 1
+        self.enter(name, *labels, counts=counts, total=value)
+
+    def enter(self, name: str, *labels: str, counts: Sequence[int], total: float) -> None:
+        """Enter values into a histogram, of which so many lie between one bound and the next, and so much in all."""
+        bounds = [*map("{:g}".format, BY_NAME[name].buckets), "+Inf"]
+        for bound, below in zip(bounds, accumulate(counts), strict=True):
+            if below:  # a bucket holds all that is below its bound, as Prometheus has them
+                self[row(f"{name}_bucket", *labels, le=bound)] += below
+        if any(counts):
+            self[row(f"{name}_count", *labels)] += sum(counts)
+            self[row(f"{name}_sum", *labels)] += total
 
     def pairs(self) -> list[str | float]:
         """Rows and amounts, one after the other, as scripts take them."""

@@ -51,6 +51,7 @@ class Counting:
         self._models: dict[Role, str] = {}
         self._granted: Budget | None = None
         self._spent: Spend = NOTHING
+        """As far as it was told."""
         self._held: dict[str, float] = {}
         self._rounds: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         self._answered = False
@@ -60,7 +61,7 @@ class Counting:
         """Hear of an earlier life: of records that were counted in it, and of more that were not."""
         known, new = list(counted), list(more)
         self.hear(known)
-        self._sums = Sums()
+        self.told()
         self.hear(new)
         again = sum(isinstance(record, Settled) and record.outcome != "lost" for record in (*known, *new))
         self._sums.other.add("tts_replayed_calls_total", self._strategy, by=again)
@@ -80,6 +81,7 @@ class Counting:
     def told(self) -> Increments:
         """Rows of what was added up since they were told last."""
         sums, self._sums = self._sums, Sums()
+        self._spent = self._spent.plus(sums.spent)
         found = sums.other
         for role, calls in sums.calls.items():
             self._of_model(role, calls, found)
@@ -128,7 +130,6 @@ class Counting:
 
     def _settled(self, settled: Settled) -> None:
         sums, outcome, spend = self._sums, settled.outcome, settled.spend
-        self._spent = self._spent.plus(spend)
         sums.spent = sums.spent.plus(spend)
         made = self._used(settled)
         if outcome in ("failed", "abandoned"):

@@ -167,7 +167,7 @@ async def check_account(store: Store, jobs: list[Job]) -> None:
     rows = (await store.metrics()).items()
     counted = Counter[str]()
     for row, amount in rows:
-        counted[row.partition("{")[0]] += int(float(amount))
+        counted[row.decode().partition("{")[0]] += int(float(amount))
     assert counted["tts_budget_spent_tokens_total"] == counted["tts_job_tokens_sum"] == told["tokens"]
     assert counted["tts_budget_granted_tokens_total"] == told["tokens"] + counted["tts_budget_refunded_tokens_total"]
     assert counted["tts_jobs_submitted_total"] == counted["tts_jobs_ended_total"] == len(jobs)

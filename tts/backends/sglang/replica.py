@@ -19,6 +19,8 @@ TOLERATED, FIRST_PAUSE, LONGEST_PAUSE = 3, 0.5, 30.0
 """Failures in a row before a server is left alone, and for how many seconds: at first, doubled each time, at most."""
 AGAIN = 0.25
 """Seconds between two aborts of a request: the first may come before the request itself."""
+BAD_REQUEST = 400
+"""As SGLang says it within a stream: of a grammar that cannot be compiled, for one."""
 FEWEST_STEPS = 20
 """Decoding steps after which a server's own times are believed."""
 
@@ -249,11 +251,14 @@ def _last(events: list[bytes], deltas: bool) -> Said | None:
 
 
 def _check(told: Said, draft: Draft) -> None:
-    """A stream ends because the model is done or because we said so; an abort of the server's own is a failure."""
+    """A stream ends because the model is done or because we said so; an abort of the server's own is a failure, unless
+    it says that the request makes no sense: then no other server would take it either."""
     finish = told.finish
     if finish is None:
         raise Failure("a stream ended before its text", started=True)
     ours = draft.finish == "watched" or draft.request.halt.reason is not None
+    if finish["type"] == "abort" and finish.get("status_code") == BAD_REQUEST:
+        raise UsageError(f"the server refuses the request: {' '.join(str(finish.get('message')).split())}")
     if finish["type"] == "abort" and not ours:
         raise Failure(f"a request was aborted: {finish.get('message')}", started=bool(told.made))
 

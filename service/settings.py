@@ -6,7 +6,7 @@ from functools import cache
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tts.errors import UsageError
@@ -38,6 +38,13 @@ class Settings(BaseSettings):
     sandbox: bool = False
     """Whether programs may be run, in a sandbox that has passed its own tests."""
 
+    metrics_token: SecretStr | None = None
+    """What Prometheus sends to read `/metrics`, as a bearer token. Without one, nobody reads them where keys are
+    needed."""
+
+    tracing: Literal["off", "on", "content"] = "off"
+    """Whether jobs are traced for OpenTelemetry: without, or with, their prompts and texts."""
+
     retention_seconds: PositiveInt = 7 * DAY
     linger_seconds: PositiveInt = 600
     """How long the result of a job with `store: false` can be fetched."""
@@ -51,7 +58,7 @@ class Settings(BaseSettings):
     most_problems: PositiveInt = 1_000
     """Problems of one batch."""
     most_streams: PositiveInt = 2_000
-    """Event streams of one API process."""
+    """Event streams of one API process, those of chat completions among them."""
     heartbeat_seconds: PositiveFloat = 10.0
     """How long an event stream is silent at most."""
     patience_seconds: Annotated[PositiveFloat, Field(le=60)] = 10.0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 
+from service.metrics.rows import Increments, row
+from service.metrics.standing import tenant_gauges, worker_gauges
 from service.settings import Settings
 from service.spec import OVER, Spec, State
 from service.store.connection import Scripts, connect
@@ -18,7 +21,7 @@ from service.store.packing import unpacked
 from tts.cost import one_line
 from tts.errors import TTSError
 from tts.journal import Record
-from tts.types import Budget, Noun
+from tts.types import Budget, Noun, Problem
 
 log = logging.getLogger("tts.store")
 Reason = str
@@ -39,6 +42,10 @@ class Claim(NamedTuple):
     fence: int
     tenant: str
     spec: Spec
+    label: str
+    """How metrics call the tenant."""
+    waited: float
+    """Seconds until it was started first."""
 
     @property
     def id(self) -> str:
@@ -53,12 +60,28 @@ class Pulse(NamedTuple):
     requeued: int
 
 
+class Glimpse(NamedTuple):
+    """As much of a job as whoever follows it needs; `grown` is what its journal has more than the follower knows, read
+    as it is asked for: of thousands of streams that wait, none holds records that it has passed on."""
+
+    state: State
+    fence: int
+    grown: Iterator[Record]
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+
 class Job(Noun):
-    """A job as it stands. Times are seconds since 1970; `spent_usd` is in dollars."""
+    """A job as it stands. Times are seconds since 1970; `spent_usd` is in dollars. `model` and `strategy` are what its
+    `spec` says, and are known without it."""
 
     id: str
     tenant: str
     state: State
+    model: str | None = None
+    strategy: str | None = None
     created: NonNegativeFloat
     started: NonNegativeFloat | None = None
     ended: NonNegativeFloat | None = None
@@ -135,7 +158,7 @@ class Store:
             "listed": [spec.id for spec in specs] if batch else None,
         }
         given = json.dumps({name: value for name, value in ask.items() if value is not None})
-        jobs = [part for i in order for part in (specs[i].id, specs[i].model_dump_json())]
+        jobs = [part for i in order for part in _parts(specs[i])]
         told, *rest = await self.scripts.run("submit", given, *jobs)
         if told in (b"accepted", b"same"):
             return cast(str, rest[0].decode())
@@ -162,11 +185,17 @@ class Store:
         handed: int = await self.scripts.run("release", *(part for item in held.items() for part in item))
         return handed
 
-    async def finish(self, claim: Claim, state: State, result: bytes, error: Mapping[str, Any] | None) -> bool:
+    async def finish(
+        self,
+        claim: Claim,
+        state: State,
+        result: bytes,
+        error: Mapping[str, Any] | None,
+        counted: Increments | None = None,
+    ) -> bool:
         """Write down how a job ended; false where it is somebody else's by now."""
-        told = await self.scripts.run(
-            "finish", claim.id, claim.fence, state, result, json.dumps(error) if error else ""
-        )
+        why, rows = json.dumps(error) if error else "", counted.pairs() if counted else ()
+        told = await self.scripts.run("finish", claim.id, claim.fence, state, result, why, *rows)
         return bool(told == b"ok")
 
     async def cancel(self, tenant: str, id: str, *, purge: bool = False) -> State | None:
@@ -209,6 +238,15 @@ class Store:
         told = await self.scripts.run("entries", job.id, start)
         return [unpacked(entry, job.spec.problem) for entry in told]
 
+    async def follow(self, tenant: str, id: str, start: int, problem: Problem | None) -> Glimpse | None:
+        """How a job of this tenant stands, and its journal from its entry number `start` on; where the `problem` is not
+        kept, no journal is either."""
+        told = await self.scripts.run("follow", tenant, id, start)
+        if told is None:
+            return None
+        state, fence, entries = told
+        return Glimpse(state.decode(), fence, (unpacked(each, problem) for each in entries if problem))
+
     async def spending(self, tenant: str) -> dict[str, float]:
         """What a tenant has spent and set aside in its present window, its limits, and its jobs."""
         spent, limits, count, left = await self.scripts.run("spending", tenant)
@@ -220,6 +258,15 @@ class Store:
         told = await self.scripts.run("dead", most)
         return [(_text(id), _text(tenant), int(at) / 1000, json.loads(why)["detail"]) for id, tenant, at, why in told]
 
+    async def metrics(self) -> dict[bytes, bytes]:
+        """All rows of `/metrics`: what was counted, and how things stand."""
+        (counted, dead, oldest, tenants), workers = await asyncio.gather(self.scripts.run("metrics"), self.workers())
+        gauges = {row("tts_dead_letters"): dead, row("tts_queue_age_seconds"): oldest / 1000, **worker_gauges(workers)}
+        for told in tenants:
+            gauges |= tenant_gauges(told)
+        rows = dict(zip(counted[::2], counted[1::2], strict=True))
+        return rows | {name.encode(): f"{amount:.17g}".encode() for name, amount in gauges.items()}
+
     async def workers(self) -> dict[str, dict[str, Any]]:
         """Those that were alive a moment ago, and what they say of themselves."""
         told = await self.scripts.run("workers", int(self.settings.lease_seconds * 1000))
@@ -228,7 +275,7 @@ class Store:
 
 def _claim(told: Sequence[Any]) -> Claim | None:
     """None for a job of another version's: its lease will expire, and somebody else may understand it."""
-    id, fence, tenant, blob, share = told
+    id, fence, tenant, blob, share, label, waited = told
     try:
         spec = Spec.model_validate_json(blob)
     except ValidationError as error:
@@ -236,7 +283,12 @@ def _claim(told: Sequence[Any]) -> Claim | None:
         return None
     if share:
         spec = spec.model_copy(update={"budget": _budget(share)})
-    return Claim(fence, tenant.decode(), spec)
+    return Claim(fence, tenant.decode(), spec, label.decode(), max(0.0, waited / 1000))
+
+
+def _parts(spec: Spec) -> tuple[str, str, str, str]:
+    """A job as it is handed in: what lists of jobs show of it, and all of it."""
+    return spec.id, spec.model, spec.strategy.name, spec.model_dump_json()
 
 
 def _units(budget: Budget) -> dict[str, float]:
@@ -257,6 +309,8 @@ def _job(id: str, flat: Sequence[bytes]) -> Job:
         id=id,
         tenant=found["tenant"],
         state=cast(State, found["state"]),
+        model=found.get("model"),
+        strategy=found.get("strategy"),
         created=int(found["created"]) / 1e6,
         batch=found.get("batch"),
         worker=found.get("worker"),

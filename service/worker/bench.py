@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from service.catalog import Catalog
 from service.options import check_flops, models_of, open_backend, prices_of
@@ -13,9 +14,9 @@ from service.outcome import Alternative, Outcome, anonymous
 from service.settings import Settings
 from service.spec import Spec, State
 from tts.answers import Code, Runner
-from tts.backends.base import Backend, Connected
+from tts.backends.base import Backend, Connected, health
 from tts.cost import Price
-from tts.errors import BackendError, NoSamples, TTSError, UsageError
+from tts.errors import BackendError, NoImages, NoSamples, TTSError, UsageError
 from tts.halt import Halt
 from tts.journal import Journal, Record
 from tts.sandbox import Sandbox
@@ -52,8 +53,11 @@ class Bench:
             if isinstance(backend, Connected):
                 await backend.aclose()
 
-    async def work(self, spec: Spec, journal: Journal, halt: Halt) -> Ended:
-        """Bring a job to its end. What it cannot do is how it ended; only what nobody foresaw is raised."""
+    async def work(
+        self, spec: Spec, journal: Journal, halt: Halt, observe: Callable[[Record], None] | None = None
+    ) -> Ended:
+        """Bring a job to its end, and show `observe` all that is new. What it cannot do is how it ended; only what
+        nobody foresaw is raised."""
         try:
             strategy = self._catalog.strategy(spec.strategy)
             verifier = self._catalog.verifier(spec.model, spec.verifier)
@@ -70,6 +74,7 @@ class Bench:
                 seed=spec.seed,
                 journal=journal,
                 halt=halt,
+                observe=observe,
                 runner=await self._runner(spec.problem, verifier),
                 job=spec.id,
             )
@@ -79,13 +84,24 @@ class Bench:
                 "failed", Outcome.of(error.result, spec.strategy.name, hidden=True), _error("no_samples", error)
             )
         except UsageError as error:
-            return Ended("failed", None, _error("cannot_be_done", error))
+            code = "no_images" if isinstance(error, NoImages) else "cannot_be_done"
+            return Ended("failed", None, _error(code, error))
         except BackendError as error:
             log.warning("job %s: %s", spec.id, error)
             return Ended("failed", None, _error("model_unavailable", error))
         others = alternatives(spec, result, await journal.read()) if spec.answers > 1 else ()
         state: State = "cancelled" if result.stop == "cancelled" else "done"
         return Ended(state, Outcome.of(result, spec.strategy.name, others, hidden=True), None)
+
+    async def health(self) -> dict[str, dict[str, tuple[bool, int | None]]]:
+        """Of each replica of the models that are open, whether it answers, and how many tokens it holds."""
+        models = tuple(self._opened.values())
+        told = await asyncio.gather(*map(health, models))
+        found: dict[str, dict[str, tuple[bool, int | None]]] = {}
+        for model, replicas in zip(models, told, strict=True):
+            places = found.setdefault(model.info.name, {})
+            places.update({_place(name): (each.up, each.resident) for name, each in replicas.items()})
+        return found
 
     async def warm(self, name: str) -> None:
         """Open a model before a job needs it; whoever needs one that cannot be opened is told why."""
@@ -147,6 +163,11 @@ def alternatives(spec: Spec, result: Result, records: list[Record]) -> tuple[Alt
     ranked = [vote.answer for vote in best.votes] if best and best.votes else list(texts)
     others = [answer for answer in ranked if answer in texts and (best is None or answer != best.text)]
     return tuple(Alternative(answer=answer, text=texts[answer]) for answer in others[: spec.answers - 1])
+
+
+def _place(name: str) -> str:
+    """Where a replica is, without what its address may hold beside."""
+    return urlsplit(name).netloc.rpartition("@")[2] or name
 
 
 def _error(code: str, error: Exception) -> dict[str, str]:

@@ -11,9 +11,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from service.metrics.count import Counting
 from service.settings import Settings
-from service.store import GONE, Claim, RedisJournal, StaleLease, Store, Unreachable, stopped
+from service.store import Claim, RedisJournal, StaleLease, Store, Unreachable, heard, stopped
+from service.tracing import JobSpan, followed
 from service.worker.bench import Bench, Ended
+from tts.errors import Suspended
 from tts.halt import Halt
 from tts.solve import code_version
 
@@ -22,6 +25,10 @@ POLL = 1.0
 """Seconds after which a worker with room looks for jobs of which no ticket told it."""
 BEATS = 3
 """Heartbeats per lease."""
+EXAMINING = 2.0
+"""Seconds between two looks at how the models are."""
+LETTING_GO = 6.0
+"""Seconds until jobs that are handed back have written down what they have; engines answer a halt sooner."""
 
 
 @dataclass
@@ -47,6 +54,7 @@ class Engine:
         self._settings, self._store, self._bench, self._send = settings, store, bench, send
         self._jobs: dict[str, Running] = {}
         self._wanted = 0
+        self._health: dict[str, Any] = {}
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -62,7 +70,7 @@ class Engine:
 
     async def run(self) -> None:
         """Work until `stop`, then for a while on what there is, and hand back the rest."""
-        beside = [asyncio.create_task(each) for each in (self._beat(), self._listen())]
+        beside = [asyncio.create_task(each) for each in (self._beat(), self._listen(), self._examine())]
         for task in beside:
             task.add_done_callback(self._broken)
         try:
@@ -106,14 +114,24 @@ class Engine:
     async def _perform(self, running: Running) -> None:
         claim = running.claim
         try:
+            counting = Counting(claim.label, claim.spec.strategy.name, claim.waited)
             journal = RedisJournal(
-                self._store.scripts, claim.id, claim.fence, claim.spec.problem, lambda: running.halt.set("cancelled")
+                self._store.scripts,
+                claim.id,
+                claim.fence,
+                claim.spec.problem,
+                counting,
+                lambda: running.halt.set("cancelled"),
             )
-            ended = await self._worked(running, journal)
+            with followed(claim) as span:
+                ended = await self._worked(running, journal, span)
             result = ended.outcome.model_dump_json().encode() if ended.outcome else b""
-            await self._store.finish(claim, ended.state, result, ended.error)
+            counted = counting.ended(ended.state, ended.outcome)
+            await self._store.finish(claim, ended.state, result, ended.error, counted)
         except StaleLease:
             log.info("job %s went to somebody else", claim.id)
+        except Suspended:
+            log.info("job %s is handed back", claim.id)
         except Unreachable as error:
             log.warning("job %s is let go: %s", claim.id, error)
         finally:
@@ -121,12 +139,15 @@ class Engine:
                 del self._jobs[claim.id]
             self._wake.set()
 
-    async def _worked(self, running: Running, journal: RedisJournal) -> Ended:
+    async def _worked(self, running: Running, journal: RedisJournal, span: JobSpan | None) -> Ended:
         """How the job ended; what nobody foresaw makes it a dead letter, and takes nobody else with it."""
         claim = running.claim
         try:
-            return await self._bench.work(claim.spec, journal, running.halt)
-        except (StaleLease, Unreachable, asyncio.CancelledError):
+            ended = await self._bench.work(claim.spec, journal, running.halt, span)
+            if span is not None:
+                span.ended(ended.state, ended.outcome)
+            return ended
+        except (StaleLease, Unreachable, Suspended, asyncio.CancelledError):
             raise
         except Exception as error:
             log.exception("job %s is a dead letter", claim.id)
@@ -144,7 +165,12 @@ class Engine:
 
     async def _renew(self) -> None:
         held = self._held()
-        about = {"jobs": len(held), "room": self._settings.jobs_at_once, "version": code_version()}
+        about = {
+            "jobs": len(held),
+            "room": self._settings.jobs_at_once,
+            "version": code_version(),
+            "models": self._health,
+        }
         pulse = await self._store.renew(self.name, about, held)
         for job in pulse.stale & self._jobs.keys():
             if self._jobs[job].claim.fence == held[job] and (task := self._jobs[job].task):
@@ -155,22 +181,18 @@ class Engine:
             self._send(pulse.requeued)
             self.ticket(pulse.requeued)
 
+    async def _examine(self) -> None:
+        """Ask now and then how the models are, apart from the heartbeat: one that hangs must not stop it."""
+        while True:
+            self._health = await self._bench.health()
+            await asyncio.sleep(EXAMINING)
+
     async def _listen(self) -> None:
         """Hear of cancellations at once; the heartbeat tells of those that were missed."""
-        away = False
-        while True:
-            try:
-                async with self._store.redis.pubsub() as channel:
-                    await channel.subscribe("tts:orders")
-                    async for message in channel.listen():
-                        away = False
-                        if message["type"] == "message" and (job := self._jobs.get(message["data"].decode())):
-                            job.halt.set("cancelled")
-            except GONE as error:
-                if not away:  # once, however long it lasts
-                    log.warning("orders are not heard until the store is back: %s", error)
-                away = True
-            await asyncio.sleep(POLL)
+        async with self._store.redis.pubsub() as channel:
+            async for _, id in heard(channel, lambda: ["tts:orders"], "orders"):
+                if job := self._jobs.get(id):
+                    job.halt.set("cancelled")
 
     async def _kept_trying(self, coroutine: Coroutine[Any, Any, Any], otherwise: Any) -> Any:
         """What comes of it; `otherwise`, in time for the next attempt, while Redis is away."""
@@ -186,10 +208,15 @@ class Engine:
             log.info("ending %d jobs", len(tasks))
             await asyncio.wait(tasks, timeout=self._settings.drain_seconds)
         left = self._held()
-        if left:
-            handed = await self._kept_trying(self._store.release(left), 0)
-            log.info("%d jobs were handed back", handed)
-            self._send(handed)
+        if not left:
+            return
+        # What calls have brought so far is written down, so that whoever goes on loses nothing.
+        for running in self._jobs.values():
+            running.halt.set("suspended")
+        await asyncio.wait(tasks, timeout=LETTING_GO)
+        handed = await self._kept_trying(self._store.release(left), 0)
+        log.info("%d jobs were handed back", handed)
+        self._send(handed)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

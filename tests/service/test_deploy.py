@@ -206,7 +206,7 @@ def table(page: str, heading: str) -> list[list[str]]:
 
 
 def spelled(default: Any) -> str:
-    return str(default).lower() if isinstance(default, bool) else str(default)
+    return str(default).lower() if isinstance(default, bool) or default is None else str(default)
 
 
 def test_the_page_lists_every_setting_with_its_default() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from tts.backends.base import Reading, Request
+from tts.backends.base import Health, Reading, Request
 from tts.backends.prompt import Prompter
 from tts.backends.sglang.about import Facts, ask, basename, folder_of, info_of, read_config
 from tts.backends.sglang.absent import Absent
@@ -126,6 +126,11 @@ class SGLangBackend:
         """Give a replica nothing new; it is forgotten when it is through with what it has."""
         self._fleet.drain(url)
 
+    async def health(self) -> dict[str, Health]:
+        """How each replica is, those that have never answered too."""
+        self._absent.look()
+        return {url: Health(up=False) for url in self._absent.urls} | await self._fleet.health()
+
     async def abort(self, id: str) -> None:
         """Wherever it was. Nobody waits for that: a server also notices, after some seconds, that its caller has gone,
         and so it does of a second attempt."""
@@ -160,10 +165,10 @@ class SGLangBackend:
     def _check_grammar(self, request: Request) -> None:
         """Refuse what a grammar cannot do."""
         sampling = request.sampling
-        if sampling.json_schema is None:
+        if not sampling.held:
             return
         if request.until or request.path.steps:
-            raise UsageError("a JSON Schema holds whole samples: choose a strategy that does not search over steps")
+            raise UsageError("a grammar holds whole samples: choose a strategy that does not search over steps")
         if sampling.thinks and not self._facts.server.get("reasoning_parser"):
             raise UsageError(
                 f"the servers of {self.info.name} do not know where thinking ends: start them with --reasoning-parser"

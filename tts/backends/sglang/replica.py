@@ -19,6 +19,8 @@ TOLERATED, FIRST_PAUSE, LONGEST_PAUSE = 3, 0.5, 30.0
 """Failures in a row before a server is left alone, and for how many seconds: at first, doubled each time, at most."""
 AGAIN = 0.25
 """Seconds between two aborts of a request: the first may come before the request itself."""
+BAD_REQUEST = 400
+"""As SGLang says it within a stream: of a grammar that cannot be compiled, for one."""
 FEWEST_STEPS = 20
 """Decoding steps after which a server's own times are believed."""
 
@@ -69,6 +71,8 @@ class Replica:
         self.warmth = Warmth(int(facts.get("max_total_num_tokens") or 1 << 20))
         self._capacity = capacity_of(facts)
         self._others = 0
+        self.resident: int | None = None
+        """Tokens in its KV cache, as it said last."""
         self._patience = patience
         self._limits: set[asyncio.Timeout] = set()
         self._aborts: set[asyncio.Task[None]] = set()
@@ -124,6 +128,7 @@ class Replica:
         self._others, self._peak = max(0, busy - self._peak), self.running
         self._capacity = sum(load["max_running_requests"] for load in loads) or self._capacity
         self.speed = speed_of(loads[0], self.speed)
+        self.resident = sum(load.get("num_used_tokens") or 0 for load in loads)
 
     def _call_off(self) -> None:
         self.breaker.failed(gone=True)
@@ -249,11 +254,14 @@ def _last(events: list[bytes], deltas: bool) -> Said | None:
 
 
 def _check(told: Said, draft: Draft) -> None:
-    """A stream ends because the model is done or because we said so; an abort of the server's own is a failure."""
+    """A stream ends because the model is done or because we said so; an abort of the server's own is a failure, unless
+    it says that the request makes no sense: then no other server would take it either."""
     finish = told.finish
     if finish is None:
         raise Failure("a stream ended before its text", started=True)
     ours = draft.finish == "watched" or draft.request.halt.reason is not None
+    if finish["type"] == "abort" and finish.get("status_code") == BAD_REQUEST:
+        raise UsageError(f"the server refuses the request: {' '.join(str(finish.get('message')).split())}")
     if finish["type"] == "abort" and not ours:
         raise Failure(f"a request was aborted: {finish.get('message')}", started=bool(told.made))
 

@@ -21,7 +21,6 @@ from service.api.schemas import BatchRequest, Health, JobRequest, SolveRequest
 from service.api.tickets import Tickets
 from service.catalog import Catalog
 from service.keys import Keys
-from service.metrics.rows import page
 from service.settings import Settings
 from service.store import Store, Unreachable
 from tts.solve import code_version
@@ -75,7 +74,7 @@ def _metrics(app: FastAPI, settings: Settings) -> None:
             raise Fault(401, "key", "set TTS_METRICS_TOKEN, and let Prometheus send it as its bearer token")
         if token is not None and not secrets.compare_digest(sent.encode(), token.encode()):
             raise Fault(401, "key", "this is not the bearer token that TTS_METRICS_TOKEN says")
-        return PlainTextResponse(page(await request.app.state.desk.store.metrics()), media_type=PAGE)
+        return PlainTextResponse(await request.app.state.desk.store.metrics(), media_type=PAGE)
 
 
 def _health(app: FastAPI) -> None:

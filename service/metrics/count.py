@@ -1,7 +1,7 @@
 """What the journal of a job adds to the metrics: every record once, whoever writes it and however often it is read.
 
-Records are added up as they are written, which costs little, and become rows now and then. With the rows goes how many
-entries of the journal they stand for: a worker that takes the job over counts from there on.
+Records are added up together, now and then, and become rows: one by one, that would cost twice as much. With the rows
+goes how many entries of the journal they stand for: a worker that takes the job over counts from there on.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Counting:
         self._rounds: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         self._answered = False
         self._sums = Sums()
+        self._heard: list[Record] = []
 
     def replay(self, counted: Iterable[Record], more: Iterable[Record]) -> None:
         """Hear of an earlier life: of records that were counted in it, and of more that were not."""
@@ -67,19 +68,14 @@ class Counting:
         self._sums.other.add("tts_replayed_calls_total", self._strategy, by=again)
 
     def hear(self, records: Iterable[Record]) -> None:
-        """Add up what is being written."""
-        for record in records:
-            if isinstance(record, Settled):
-                self._settled(record)
-            elif isinstance(record, Held):
-                self._held[record.key] = record.at
-            elif isinstance(record, Header):
-                self._begun(record)
-            elif isinstance(record, Ended):
-                self._waits()
+        """Hear of what is being written."""
+        self._heard.extend(records)
 
     def told(self) -> Increments:
-        """Rows of what was added up since they were told last."""
+        """Rows of what was heard since they were told last."""
+        for record in self._heard:
+            self._add(record)
+        self._heard.clear()
         sums, self._sums = self._sums, Sums()
         self._spent = self._spent.plus(sums.spent)
         found = sums.other
@@ -111,6 +107,16 @@ class Counting:
             share = outcome.votes[0].weight / (math.fsum(vote.weight for vote in outcome.votes) or 1)
             found.observe("tts_agreement", self._strategy, value=share)
         return found
+
+    def _add(self, record: Record) -> None:
+        if isinstance(record, Settled):
+            self._settled(record)
+        elif isinstance(record, Held):
+            self._held[record.key] = record.at
+        elif isinstance(record, Header):
+            self._begun(record)
+        elif isinstance(record, Ended):
+            self._waits()
 
     def _begun(self, header: Header) -> None:
         self._models = {role: info.name for role, info in header.models.items()}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import accumulate, groupby
+from itertools import accumulate
 
 from service.metrics.table import METRICS, Metric
 
@@ -58,18 +58,23 @@ class Increments(defaultdict[str, float]):
         return [part for row, amount in self.items() for part in (row, f"{amount:.17g}")]
 
 
-def page(rows: Mapping[bytes, bytes]) -> bytes:
-    """All rows as Prometheus reads them, metric by metric. There may be tens of thousands: they stay bytes."""
-    lines = sorted(b"%b %b" % pair for pair in rows.items())
-    found: dict[str, list[bytes]] = {}
-    for name, group in groupby(lines, key=_name):  # sorted by what comes before the brace, so each name comes once
-        found.setdefault(_owner(name.decode()).name, []).extend(group)
-    parts = [_shown(metric, found[metric.name]) for metric in METRICS if metric.name in found]
-    return b"".join(parts)
+def page(rows: Iterable[tuple[str, Iterable[tuple[bytes, bytes]]]]) -> bytes:
+    """All rows as Prometheus reads them, metric by metric; they come by their names. There may be tens of thousands:
+    they stay bytes."""
+    found: defaultdict[str, list[bytes]] = defaultdict(list)
+    for name, each in rows:
+        found[_owner(name).name] += [b"%b %b" % pair for pair in each]
+    return b"".join(_shown(metric, lines) for metric in METRICS if (lines := found.get(metric.name)))
 
 
-def _name(line: bytes) -> bytes:
-    return line[: line.index(b"{" if b"{" in line else b" ")]
+def names() -> list[str]:
+    """The names of all rows that grow."""
+    return [
+        metric.name + suffix
+        for metric in METRICS
+        if metric.kind != "gauge"
+        for suffix in (("_bucket", "_count", "_sum") if metric.buckets else ("",))
+    ]
 
 
 def _owner(name: str) -> Metric:

@@ -1,7 +1,8 @@
--- All that was counted, as rows and amounts; then how things stand: dead letters, milliseconds that the job has waited which
+-- Names of rows. What was counted under each, as rows and amounts; then how things stand: dead letters, milliseconds that the job has waited which
 -- waits longest, and of each tenant with a name of its own: name, queued, running, milliseconds its window has left, what it
 -- has spent and set aside in it (tokens, billionths of dollars), and its limits, '' where it has none.
-local t, oldest, tenants = now(), 0, {}
+local t, oldest, tenants, counted = now(), 0, {}, {}
+for i, name in ipairs(ARGV) do counted[i] = redis.call('HGETALL', key('metrics', name)) end
 for _, tenant in ipairs(redis.call('SMEMBERS', key('labelled'))) do
   local limit = redis.call('HMGET', key('tenant', tenant), 'period', 'tokens', 'usd')
   local period = number(limit[1]) > 0 and number(limit[1]) or 86400000
@@ -16,4 +17,4 @@ for _, tenant in ipairs(redis.call('SMEMBERS', key('labelled'))) do
   tenants[#tenants + 1] = {tenant, number(jobs[1]), number(jobs[2]), (window + 1) * period - t, number(spent[1]),
     number(spent[2]), number(spent[3]), number(spent[4]), limit[2] or '', limit[3] or ''}
 end
-return {redis.call('HGETALL', key('metrics')), redis.call('ZCARD', key('dead')), oldest, tenants}
+return {counted, redis.call('ZCARD', key('dead')), oldest, tenants}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 
-from service.metrics.rows import Increments, row
+from service.metrics.rows import Increments, names, page, row
 from service.metrics.standing import tenant_gauges, worker_gauges
 from service.settings import Settings
 from service.spec import OVER, Spec, State
@@ -258,14 +258,16 @@ class Store:
         told = await self.scripts.run("dead", most)
         return [(_text(id), _text(tenant), int(at) / 1000, json.loads(why)["detail"]) for id, tenant, at, why in told]
 
-    async def metrics(self) -> dict[bytes, bytes]:
-        """All rows of `/metrics`: what was counted, and how things stand."""
-        (counted, dead, oldest, tenants), workers = await asyncio.gather(self.scripts.run("metrics"), self.workers())
+    async def metrics(self) -> bytes:
+        """The page of all metrics: what was counted, and how things stand."""
+        told, workers = await asyncio.gather(self.scripts.run("metrics", *names()), self.workers())
+        counted, dead, oldest, tenants = told
         gauges = {row("tts_dead_letters"): dead, row("tts_queue_age_seconds"): oldest / 1000, **worker_gauges(workers)}
-        for told in tenants:
-            gauges |= tenant_gauges(told)
-        rows = dict(zip(counted[::2], counted[1::2], strict=True))
-        return rows | {name.encode(): f"{amount:.17g}".encode() for name, amount in gauges.items()}
+        for each in tenants:
+            gauges |= tenant_gauges(each)
+        grown = [(name, zip(flat[::2], flat[1::2], strict=True)) for name, flat in zip(names(), counted, strict=True)]
+        standing = [(name.partition("{")[0], [(name.encode(), b"%.17g" % amount)]) for name, amount in gauges.items()]
+        return page([*grown, *standing])
 
     async def workers(self) -> dict[str, dict[str, Any]]:
         """Those that were alive a moment ago, and what they say of themselves."""

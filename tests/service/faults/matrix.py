@@ -174,10 +174,11 @@ async def check_account(store: Store, jobs: list[Job]) -> None:
     assert told["tokens"] == sum(job.spent_tokens for job in jobs)
     assert told["held_tokens"] == told["queued"] == told["running"] == 0
     assert told["jobs"] == len(jobs)
-    rows = (await store.metrics()).items()
     counted = Counter[str]()
-    for row, amount in rows:
-        counted[row.decode().partition("{")[0]] += int(float(amount))
+    for line in (await store.metrics()).decode().splitlines():
+        if not line.startswith("#"):
+            row, _, amount = line.rpartition(" ")
+            counted[row.partition("{")[0]] += int(float(amount))
     assert counted["tts_budget_spent_tokens_total"] == counted["tts_job_tokens_sum"] == told["tokens"]
     assert counted["tts_budget_granted_tokens_total"] == told["tokens"] + counted["tts_budget_refunded_tokens_total"]
     assert counted["tts_jobs_submitted_total"] == counted["tts_jobs_ended_total"] == len(jobs)

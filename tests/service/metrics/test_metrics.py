@@ -119,7 +119,7 @@ async def test_metrics_are_for_those_who_have_the_token(settings: Settings, valk
 
 def test_a_label_cannot_break_out_of_its_row() -> None:
     evil = 'a"} 1\ntts_jobs{tenant="b\\'
-    (family,) = parsed(page({row("tts_jobs", evil, "queued").encode(): b"1"}).decode())
+    (family,) = parsed(page([("tts_jobs", [(row("tts_jobs", evil, "queued").encode(), b"1")])]).decode())
     assert [sample.labels["tenant"] for sample in family.samples] == [evil]
     assert len(row("tts_jobs", "x" * 10_000, "queued")) < 200
 
@@ -128,7 +128,9 @@ def test_buckets_hold_what_is_below_their_bounds() -> None:
     found = Increments()
     for value in (0.005, 0.1, 0.2, 4_000):
         found.observe("tts_queue_seconds", "a", value=value)
-    (family,) = parsed(page({name.encode(): b"%g" % amount for name, amount in found.items()}).decode())
+    (family,) = parsed(
+        page([(name.partition("{")[0], [(name.encode(), b"%g" % amount)]) for name, amount in found.items()]).decode()
+    )
     told = {sample.labels["le"]: sample.value for sample in family.samples if "le" in sample.labels}
     assert (told["0.01"], told["0.1"], told["0.3"], told["3000"], told["+Inf"]) == (1, 2, 3, 3, 4)
     assert [float(le) for le in told] == sorted(map(float, told))

@@ -1,0 +1,222 @@
+"""The few kinds of panels that there are, and what all dashboards have in common."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.common import (
+    BarGaugeDisplayMode,
+    BigValueColorMode,
+    BigValueGraphMode,
+    DataSourceRef,
+    LegendDisplayMode,
+    LegendPlacement,
+    SortOrder,
+    StackingMode,
+    TooltipDisplayMode,
+    VizOrientation,
+)
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+TAG = "tts"
+SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+TOKENS, TOKENS_A_SECOND, FLOPS = "si:tok", "si:tok/s", "si:FLOP"
+DOLLARS, SHARE, SECONDS, COUNT, A_SECOND = "currencyUSD", "percentunit", "s", "short", "cps"
+Panel = timeseries.Panel | stat.Panel | bargauge.Panel | table.Panel
+_COLORS = ("green", "orange", "red")
+
+
+class Query(NamedTuple):
+    """What is asked, and how a series of it is called: `{{label}}` is the label's value."""
+
+    of: str
+    called: str = ""
+
+
+class Limits(NamedTuple):
+    """From where on a value is orange, and red; falling ones the other way round."""
+
+    orange: float
+    red: float
+    falling: bool = False
+
+
+def _target(query: Query, number: int, *, instant: bool = False, rows: bool = False) -> prometheus.Dataquery:
+    target = (
+        prometheus.Dataquery().expr(query.of).ref_id(chr(ord("A") + number)).legend_format(query.called or "__auto")
+    )
+    if rows:
+        target = target.format(PromQueryFormat.TABLE)
+    return target.instant() if instant else target.range()
+
+
+def _thresholds(limits: Limits | None) -> dashboard.ThresholdsConfig:
+    steps = [models.Threshold(value=None, color=_COLORS[0])]
+    if limits:
+        colors = _COLORS if not limits.falling else _COLORS[::-1]
+        ends = sorted((limits.orange, limits.red))
+        steps = [models.Threshold(value=end, color=color) for end, color in zip((None, *ends), colors, strict=True)]
+    return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
+
+
+def series(
+    title: str,
+    about: str,
+    unit: str,
+    *queries: Query,
+    width: int = 8,
+    stacked: bool = False,
+    most: float | None = None,
+    limits: Limits | None = None,
+) -> timeseries.Panel:
+    """Lines over time, the largest first in the legend; stacked where they are parts of a whole."""
+    panel = (
+        timeseries.Panel().title(title).description(about).datasource(SOURCE).unit(unit).min(0).span(width).height(8)
+    )
+    panel = panel.thresholds(_thresholds(limits)).fill_opacity(30 if stacked else 8).line_width(1)
+    panel = panel.legend(
+        common.VizLegendOptions()
+        .show_legend(True)
+        .display_mode(LegendDisplayMode.TABLE)
+        .placement(LegendPlacement.BOTTOM)
+        .calcs(["mean", "lastNotNull"])
+        .sort_by("Mean")
+        .sort_desc(True)
+    ).tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+    if stacked:
+        panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
+    if most is not None:
+        panel = panel.max(most)
+    for number, query in enumerate(queries):
+        panel = panel.with_target(_target(query, number))
+    return panel
+
+
+def figure(
+    title: str, about: str, unit: str, query: Query, *, width: int = 4, limits: Limits | None = None, none: str = "–"
+) -> stat.Panel:
+    """One number, as it is now, and its way there."""
+    return (
+        stat.Panel()
+        .title(title)
+        .description(about)
+        .datasource(SOURCE)
+        .unit(unit)
+        .no_value(none)
+        .span(width)
+        .height(4)
+        .thresholds(_thresholds(limits))
+        .color_mode(BigValueColorMode.VALUE)
+        .graph_mode(BigValueGraphMode.AREA)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .with_target(_target(query, 0))
+    )
+
+
+def bars(
+    title: str,
+    about: str,
+    unit: str,
+    query: Query,
+    *,
+    width: int = 8,
+    most: float | None = None,
+    limits: Limits | None = None,
+) -> bargauge.Panel:
+    """One bar for each, as it is now."""
+    panel = (
+        bargauge.Panel()
+        .title(title)
+        .description(about)
+        .datasource(SOURCE)
+        .unit(unit)
+        .min(0)
+        .span(width)
+        .height(8)
+        .thresholds(_thresholds(limits))
+        .display_mode(BarGaugeDisplayMode.BASIC)
+        .orientation(VizOrientation.HORIZONTAL)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .with_target(_target(query, 0, instant=True))
+    )
+    return panel if most is None else panel.max(most)
+
+
+def rows(title: str, about: str, label: str, columns: dict[str, tuple[str, str]], *, width: int = 12) -> table.Panel:
+    """A table with a row for each value of a label; columns by their names, with their units and queries."""
+    panel = table.Panel().title(title).description(about).datasource(SOURCE).span(width).height(8)
+    for number, (_, of) in enumerate(columns.values()):
+        panel = panel.with_target(_target(Query(of), number, instant=True, rows=True))
+    values = [f"Value #{chr(ord('A') + number)}" for number in range(len(columns))]
+    panel = panel.with_transformation(models.DataTransformerConfig(id_val="merge", options={}))
+    panel = panel.with_transformation(
+        models.DataTransformerConfig(
+            id_val="organize",
+            options={
+                "excludeByName": {"Time": True},
+                "indexByName": {name: place for place, name in enumerate((label, *values))},
+                "renameByName": dict(zip(values, columns, strict=True)),
+            },
+        )
+    )
+    for name, (unit, _) in columns.items():
+        panel = panel.override_by_name(name, [models.DynamicConfigValue(id_val="unit", value=unit)])
+    return panel
+
+
+def _variable(label: str, metric: str) -> dashboard.QueryVariable:
+    return (
+        dashboard.QueryVariable(label)
+        .label(label.capitalize())
+        .datasource(SOURCE)
+        .query(f"label_values({metric}, {label})")
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+        .current(models.VariableOption(selected=True, text="All", value="$__all"))
+    )
+
+
+def page(name: str, title: str, about: str) -> dashboard.Dashboard:
+    """An empty dashboard: its variables, its range, and the way to the others, which takes all of that along."""
+    return (
+        dashboard.Dashboard(title)
+        .uid(f"tts-{name}")
+        .description(about)
+        .tags([TAG])
+        .timezone("browser")
+        .time("now-3h", "now")
+        .refresh("30s")
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .readonly()
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(_variable("tenant", "tts_jobs_submitted_total"))
+        .with_variable(_variable("strategy", "tts_jobs_ended_total"))
+        .with_variable(_variable("model", "tts_completion_tokens_total"))
+        .link(
+            dashboard.DashboardLink("Dashboards of test-time scaling")
+            .type(models.DashboardLinkType.DASHBOARDS)
+            .tags([TAG])
+            .include_vars(True)
+            .keep_time(True)
+        )
+    )
+
+
+def finished(dashboard_: dashboard.Dashboard, sections: dict[str, list[Panel]]) -> models.Dashboard:
+    """With its panels, under a heading each, numbered as they come."""
+    number = 0
+    for heading, panels in sections.items():
+        number += 1
+        dashboard_ = dashboard_.with_row(dashboard.Row(heading).id(number))
+        for panel in panels:
+            number += 1
+            dashboard_ = dashboard_.with_panel(panel.id(number))
+    built = dashboard_.build()
+    for link in built.links or ():
+        link.placement = None  # type: ignore[assignment]  # the SDK hides it in a menu, and knows no other place
+    return built

@@ -409,6 +409,9 @@ def doctor(backend: str, **options: Any) -> None:
     show_default=True,
     help="Where the embedded Valkey keeps jobs and journals; not used where TTS_REDIS_URL names another one.",
 )
+@click.option(
+    "--observe", is_flag=True, help="Start a Prometheus too, if there is one, and say where the dashboards are."
+)
 def up(**options: Any) -> None:
     """Serve on this machine: API, worker, store and model, in the foreground.
 

@@ -15,10 +15,12 @@ from grafana_foundation_sdk.models.common import (
     LegendPlacement,
     SortOrder,
     StackingMode,
+    TableAutoCellOptions,
     TooltipDisplayMode,
     VizOrientation,
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from grafana_foundation_sdk.models.table import Options as TableOptions
 
 TAG = "tts"
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -147,6 +149,7 @@ def bars(
 def rows(title: str, about: str, label: str, columns: dict[str, tuple[str, str]], *, width: int = 12) -> table.Panel:
     """A table with a row for each value of a label; columns by their names, with their units and queries."""
     panel = table.Panel().title(title).description(about).datasource(SOURCE).span(width).height(8)
+    panel = panel.cell_options(TableAutoCellOptions())
     for number, (_, of) in enumerate(columns.values()):
         panel = panel.with_target(_target(Query(of), number, instant=True, rows=True))
     values = [f"Value #{chr(ord('A') + number)}" for number in range(len(columns))]
@@ -217,6 +220,16 @@ def finished(dashboard_: dashboard.Dashboard, sections: dict[str, list[Panel]]) 
             number += 1
             dashboard_ = dashboard_.with_panel(panel.id(number))
     built = dashboard_.build()
-    for link in built.links or ():
-        link.placement = None  # type: ignore[assignment]  # the SDK hides it in a menu, and knows no other place
+    _without_odd_defaults(built)
     return built
+
+
+def _without_odd_defaults(built: models.Dashboard) -> None:
+    """Take away what the SDK sets and Grafana's schema does not know, or what it has no word for not setting."""
+    for link in built.links or ():
+        link.placement = None  # type: ignore[assignment]  # else it is hidden in a menu
+    for variable in built.templating.list_val or () if built.templating else ():
+        variable.auto = variable.auto_min = variable.auto_count = None
+    for panel in built.panels or ():
+        if isinstance(options := getattr(panel, "options", None), TableOptions):
+            options.footer = None

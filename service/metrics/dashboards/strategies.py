@@ -31,7 +31,11 @@ def _percentiles(name: str, *shares: float) -> list[Query]:
 def _at_a_glance() -> list[Panel]:
     return [
         figure(
-            "Answers", "Problems answered in the time that is shown.", COUNT, Query(grown("tts_answers_total")), width=6
+            "Answered",
+            "Problems answered in the time that is shown.",
+            COUNT,
+            Query(grown("tts_answers_total")),
+            width=6,
         ),
         figure(
             "Jobs without success",

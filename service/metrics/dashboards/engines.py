@@ -136,6 +136,7 @@ def _models() -> list[Panel]:
             TOKENS_A_SECOND,
             Query(made, "{{model}}: {{role}}"),
             stacked=True,
+            width=6,
         ),
         series(
             "Read",
@@ -143,6 +144,7 @@ def _models() -> list[Panel]:
             TOKENS_A_SECOND,
             Query(prompts, "{{model}}: {{role}}"),
             stacked=True,
+            width=6,
         ),
         series(
             "Cache hits, as workers see them",
@@ -152,6 +154,7 @@ def _models() -> list[Panel]:
             SHARE,
             Query(ratio(cached, prompts), "{{model}}: {{role}}"),
             most=1,
+            width=6,
         ),
         series(
             "Calls",
@@ -164,6 +167,7 @@ def _models() -> list[Panel]:
                 )
                 for share in (0.5, 0.95)
             ),
+            width=6,
         ),
         series(
             "Answers per replica-second",
@@ -187,7 +191,6 @@ def _models() -> list[Panel]:
             "Tokens in a replica's KV cache.",
             TOKENS,
             Query(now("tts_resident_kv_tokens", "model, replica", "max"), "{{model}}: {{replica}}"),
-            width=24,
         ),
     ]
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path as File
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import httpx
 from ruamel.yaml import YAML
@@ -60,18 +60,26 @@ def panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
-def asked_by_panels(window: str = "5s", shown: str = "1m") -> list[Asked]:
-    """All queries of all panels."""
+def asked_by(name: str, panel: Mapping[str, Any], window: str, shown: str) -> list[Asked]:
+    """The queries of one panel."""
     return [
         Asked(
             f"{name}: {panel['title']}",
             filled(target["expr"], window, shown),
             target["legendFormat"],
-            "instant" in target,
+            bool(target.get("instant")),
         )
+        for target in panel["targets"]
+    ]
+
+
+def asked_by_panels(window: str = "5s", shown: str = "1m") -> list[Asked]:
+    """All queries of all panels."""
+    return [
+        asked
         for name, dashboard in dashboards().items()
         for panel in panels(dashboard)
-        for target in panel["targets"]
+        for asked in asked_by(name, panel, window, shown)
     ]
 
 
@@ -94,33 +102,18 @@ def asked_by_rules() -> list[Asked]:
     ]
 
 
-class Prometheus:
-    """One that scrapes every second."""
+class Reader:
+    """Asks a Prometheus."""
 
-    def __init__(self, folder: File, targets: Mapping[str, Sequence[str]]) -> None:
-        assert BINARY is not None, MISSING
-        self.port = free_port()
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "prometheus.yml").write_text(configuration(targets, seconds=1))
-        self._command = arguments(BINARY, folder, self.port)
-        self._log = (folder / "log").open("w")
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api/v1", timeout=20)
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=30)
 
-    def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=self._log, stderr=self._log)
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"http://127.0.0.1:{self.port}/-/ready", timeout=2).status_code == 200:
-                    return
-            time.sleep(0.1)
-        raise AssertionError("Prometheus did not get ready")
+    def __enter__(self) -> Self:
+        return self
 
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(20)
+    def __exit__(self, *_: object) -> None:
         self._client.close()
-        self._log.close()
 
     def get(self, path: str, **parameters: Any) -> Any:
         """What its API answers. Raises `AssertionError` with what is wrong with a query."""
@@ -135,9 +128,9 @@ class Prometheus:
             return [Series({}, [_point(data["result"])])]
         return [Series(each["metric"], [_point(each["value"])]) for each in data["result"]]
 
-    def over(self, query: str, seconds: float, step: float) -> list[Series]:
-        """The answer over the last so many seconds."""
-        end = time.time()
+    def over(self, query: str, seconds: float, step: float, end: float | None = None) -> list[Series]:
+        """The answer over the last so many seconds, now or at another time."""
+        end = end or time.time()
         data = self.get("/query_range", query=query, start=end - seconds, end=end, step=step)
         return [Series(each["metric"], [*map(_point, each["values"])]) for each in data["result"]]
 
@@ -147,11 +140,27 @@ def _point(pair: Sequence[Any]) -> tuple[float, float]:
 
 
 @contextmanager
-def watching(folder: File, targets: Mapping[str, Sequence[str]]) -> Iterator[Prometheus]:
-    """Start one, and stop it."""
-    started = Prometheus(folder, targets)
-    try:
-        started.start()
-        yield started
-    finally:
-        started.stop()
+def watching(folder: File, targets: Mapping[str, Sequence[str]], token: str = "") -> Iterator[Reader]:
+    """A Prometheus that scrapes every second, until it is no longer needed."""
+    assert BINARY is not None, MISSING
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "prometheus.yml").write_text(configuration(targets, token=token, seconds=1))
+    port = free_port()
+    with (folder / "log").open("w") as log, Reader(f"http://127.0.0.1:{port}") as reader:
+        process = subprocess.Popen(arguments(BINARY, folder, port), stdout=log, stderr=log)
+        try:
+            _wait(reader)
+            yield reader
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _wait(reader: Reader) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{reader.url}/-/ready", timeout=2).status_code == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError("Prometheus did not get ready")

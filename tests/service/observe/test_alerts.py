@@ -132,7 +132,7 @@ def test_grafana_finds_its_files_and_lets_nobody_in_without_a_password(compose: 
 
 
 def test_provisioning_says_what_grafana_reads(compose: dict[str, Any]) -> None:
-    """Grafana publishes no schema of these files, and passes over what it does not know: the fields of its documentation."""
+    """Grafana publishes no schema of these files and passes over what it does not know: its documentation's fields."""
     (source,), (provider,) = loaded(SOURCE)["datasources"], loaded(PROVIDER)["providers"]
     assert loaded(SOURCE).keys() == {"apiVersion", "datasources"}
     assert loaded(PROVIDER).keys() == {"apiVersion", "providers"}

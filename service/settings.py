@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     most_problems: PositiveInt = 1_000
     """Problems of one batch."""
     most_streams: PositiveInt = 2_000
-    """Event streams of one API process."""
+    """Event streams of one API process, those of chat completions among them."""
     heartbeat_seconds: PositiveFloat = 10.0
     """How long an event stream is silent at most."""
     patience_seconds: Annotated[PositiveFloat, Field(le=60)] = 10.0

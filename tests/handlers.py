@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 from tts.backends.base import Request
 from tts.backends.fake import Reply
+from tts.types import Message
 
 
 def quick(request: Request) -> Reply:
@@ -58,3 +60,18 @@ def wordy(request: Request) -> Reply:
     """One of three texts, a second each."""
     texts = ("I would say \\boxed{12}.", "It is \\boxed{7}, I think.", "Surely \\boxed{12}!")
     return Reply(texts[request.seed % 3], latency=0.2, per_token=0.1)
+
+
+def caller(request: Request) -> Reply:
+    """Calls the first function that it is told of, most of the time as it should; answers once it has heard back."""
+    told = [message for message in request.path.start if isinstance(message, Message)]
+    if told[-1].role == "tool":
+        return Reply(f"It is {told[-1].content}.", probability=0.5)
+    (name, *_) = (tool["function"]["name"] for tool in json.loads(told[0].content))
+    arguments = random.Random(request.seed).choice(['{"a": 1, "b": 2}', '{"b": 2, "a": 1}', '{"a": 3}'])
+    return Reply(
+        f'Let me see. <tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>', probability=0.5
+    )
+
+
+caller.offers = {"structural_tag"}  # type: ignore[attr-defined]

@@ -3,10 +3,12 @@
 TTSError
 ├── UsageError           the caller asked for what cannot be done; the message names the way out
 │   ├── PromptTooLong    the prompt leaves no room for a single token
+│   ├── NoImages         the model does not see
 │   └── JournalMismatch  this journal belongs to another job
 ├── JournalError         the journal cannot be read or written
 ├── BackendError         a model call failed; says what it may have cost
 ├── NoSamples            every model call of a job failed: there is nothing to choose from
+├── Suspended            the job goes on elsewhere, from its journal
 ├── Refused              the ledger or the clock said no; never leaves the door
 └── RunError             a strategy used its Run in a way that could not be replayed
 """
@@ -31,6 +33,10 @@ class UsageError(TTSError):
 
 class PromptTooLong(UsageError):
     """The prompt alone fills the model's context."""
+
+
+class NoImages(UsageError):
+    """There are images in the conversation, and the model reads text only."""
 
 
 class JournalMismatch(UsageError):
@@ -59,6 +65,10 @@ class NoSamples(TTSError):
     def __init__(self, message: str, result: Result) -> None:
         super().__init__(message)
         self.result = result
+
+
+class Suspended(TTSError):
+    """The job was let go of with all that it had: whoever has its journal can go on, and nothing is lost."""
 
 
 class Refused(TTSError):

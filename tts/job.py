@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tts.answers import AnswerKind, Code, Runner
 from tts.backends.base import Backend, Reader
 from tts.cost import Tariff
-from tts.errors import UsageError
+from tts.errors import NoImages, UsageError
 from tts.halt import Halt
 from tts.journal import Header, Log
 from tts.ledger import Ledger
@@ -87,12 +87,21 @@ class Job:
         # A job that has ended is only read back: what programs did is in its journal.
         runs = self.runner is not None or self.log.ended is not None
         check(strategy, problem, self.scorer, self.models["policy"].info, runs=runs)
-        if self.sampling.json_schema is not None and "grammar" not in self.models["policy"].info.capabilities:
-            raise UsageError(f"{self.models['policy'].info.name} has no grammar: it cannot be held to a JSON Schema")
+        check_policy(self.models["policy"].info, problem, self.sampling)
         if self.scorer is not None and self.scorer.reads is not None and "scores" in strategy.needs:
             check_reader(self.scorer, self.models.get(self.scorer.reads), problem)
         if strategy.reads is not None:
             check_reader(strategy, self.models.get(strategy.reads), problem)
+
+
+def check_policy(policy: ModelInfo, problem: Problem, sampling: Sampling) -> None:
+    """Refuse what a policy cannot be held to, or does not see."""
+    if sampling.json_schema is not None and "grammar" not in policy.capabilities:
+        raise UsageError(f"{policy.name} has no grammar: it cannot be held to a JSON Schema")
+    if sampling.structural_tag is not None and "structural_tag" not in policy.capabilities:
+        raise UsageError(f"{policy.name} has no grammar for calls of functions; an SGLang server with xgrammar has one")
+    if any(message.images for message in problem.messages) and "images" not in policy.capabilities:
+        raise NoImages(f"{policy.name} takes text only, and no images")
 
 
 def check_reader(asker: Verifier | Strategy, reader: Backend | None, problem: Problem) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -91,7 +92,7 @@ class Wish:
             halt=halt,
             until=self.until,
             watch=self.watch,
-            keep=None if self.sampling.json_schema else keep,
+            keep=None if self.sampling.held else keep,
         )
         completion = await backend.generate(request)
         if completion.usage.completion_tokens > hold.granted:
@@ -166,7 +167,14 @@ async def _buy(job: Job, halt: Halt, wish: Wish | Look, key: str) -> Settled:
             await job.log.append(_held(job, wish, key, hold))
             return await _send(job, halt, wish, key, hold)
     except Refused as refusal:
+        if refusal.reason == "suspended":
+            await _forever()
         return await _settle(job, wish, key, "refused", NOTHING, reason=refusal.reason)
+
+
+async def _forever() -> None:
+    """Where a suspended job stays until it is cancelled: its strategy hears nothing that its journal does not know."""
+    await asyncio.get_running_loop().create_future()
 
 
 async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -> Settled:
@@ -183,7 +191,7 @@ async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -
             "failed", spend, uncertain=error.usage.uncertain_tokens if error.usage else 0, error=str(error)
         )
     except asyncio.CancelledError:
-        if halt.reason is None:
+        if halt.reason in (None, "suspended"):
             raise
         task.uncancel()
         hold.settle(hold.most)
@@ -193,6 +201,9 @@ async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -
         await keeper.close()
     spend = tariff.spend(brought.usage)
     hold.settle(spend)
+    if brought.reason == "suspended":
+        await settle("lost", spend, uncertain=brought.usage.uncertain_tokens, segments=keeper.pieces(brought.segments))
+        await _forever()
     return await settle(
         "completed",
         spend,
@@ -210,7 +221,9 @@ class Keeper:
         self._job, self._key = job, key
         self._stops = (*wish.until, *wish.sampling.stop) if isinstance(wish, Wish) else ()
         self._loop = asyncio.get_running_loop()
+        self._held = isinstance(wish, Wish) and wish.sampling.held
         self._kept: Completion | None = None
+        self._pieces: list[Completion] = []
         self._writing: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -224,14 +237,26 @@ class Keeper:
             await asyncio.wait([self._writing])
             self._writing.exception()
 
+    def pieces(self, brought: Sequence[Completion]) -> tuple[Completion, ...]:
+        """All that a call has generated, as far as another one can go on from there."""
+        for completion in brought:
+            if completion.usage.completion_tokens and not self._held and self._sound(completion.text):
+                self._add(completion)
+        return tuple(self._pieces)
+
     def _keep(self, completion: Completion) -> None:
         before = self._writing
         if self._closed or (before and (not before.done() or before.exception())) or not self._sound(completion.text):
             return
+        checkpoint = Checkpoint(key=self._key, piece=self._add(completion), at=self._job.elapsed())
+        self._writing = asyncio.create_task(self._job.log.append(checkpoint))
+
+    def _add(self, completion: Completion) -> Completion:
+        """The newest piece."""
         piece = completion.since(self._kept).model_copy(update={"finish": "until"})
         self._kept = completion
-        checkpoint = Checkpoint(key=self._key, piece=piece, at=self._job.elapsed())
-        self._writing = asyncio.create_task(self._job.log.append(checkpoint))
+        self._pieces.append(piece)
+        return piece
 
     def _sound(self, text: str) -> bool:
         """Whether a text can be cut here: not within a character, nor within what may become a stop string."""

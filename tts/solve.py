@@ -14,7 +14,7 @@ from typing import cast
 from tts.answers import Runner
 from tts.backends.base import CHECKPOINT, Aborter, Backend, dies_with_us
 from tts.cost import Prices, Tariff
-from tts.errors import JournalMismatch, NoSamples, PromptTooLong, UsageError, counted
+from tts.errors import JournalMismatch, NoSamples, PromptTooLong, Suspended, UsageError, counted
 from tts.halt import Halt
 from tts.job import Job, stop_of
 from tts.journal import Ended, Header, Held, Journal, Log, MemoryJournal, Named, Record, Settled
@@ -69,7 +69,8 @@ async def solve(
     search early and keeps the best answer. `runner` is the sandbox for answers that are programs. `job` is what engines
     know the job by: as long as every other such name, and unique; one is made up where none is given.
 
-    Raises `UsageError` for what cannot be done, `NoSamples` when every model call failed.
+    Raises `UsageError` for what cannot be done, `NoSamples` when every model call failed, `Suspended` where `halt` was
+    set to "suspended": then the journal has all that was bought, and whoever calls this with it goes on.
     """
     name, drawn = job or secrets.token_hex(6), sampling or Sampling()
     header = _header(name, problem, strategy, models, budget, scorer, drawn, prices or {}, seed, runner)
@@ -94,6 +95,8 @@ async def _searched(job: Job, strategy: Strategy) -> Result:
     if not job.log.replaying:
         job.go_live()
     await search.to_its_end()
+    if job.halt.reason == "suspended":
+        raise Suspended("the job was suspended; its journal goes on")
     answer, notes = search.answer, []
     if answer is None or not answer.extracted:
         finished, note = await _finish(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -24,19 +24,29 @@ from pydantic import (
 )
 
 from tts.answers.base import AnswerKind, kind_from
+from tts.answers.calls import ToolCall
 
 Role = str
 """Which model of a job is meant: `policy`, `verifier`, `judge`, `embedder`, …"""
 
 Capability = Literal[
-    "logprobs", "continue", "prefill_score", "shared_kv", "abort", "hidden", "self_certainty", "grammar"
+    "logprobs",
+    "continue",
+    "prefill_score",
+    "shared_kv",
+    "abort",
+    "hidden",
+    "self_certainty",
+    "grammar",
+    "structural_tag",
+    "images",
 ]
 Need = Capability | Literal["votes", "scores", "runner"]
 """What a strategy or verifier asks for beyond plain sampling: of the backend, of the answer kind, or of the caller."""
 
-Reason = Literal["budget", "deadline", "cancelled", "stopped", "context"]
+Reason = Literal["budget", "deadline", "cancelled", "stopped", "context", "suspended"]
 """Why a call was refused or cut short: `stopped` means that the strategy itself let it go, `context` that its
-prompt fills the model's window."""
+prompt fills the model's window, `suspended` that the job is to go on elsewhere, which no journal ever tells."""
 
 Stop = Literal["done", "budget", "deadline", "cancelled"]
 Finish = Literal["stop", "until", "length", "halted", "watched"]
@@ -50,11 +60,26 @@ class Noun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Message(Noun):
-    """One turn of a conversation."""
+class Image(Noun):
+    """A picture in a message, before the character number `at` of its text. Only pictures that come along: nobody
+    fetches anything from an address that a caller names."""
 
-    role: Literal["system", "user", "assistant"]
+    at: NonNegativeInt
+    url: Annotated[str, Field(pattern=r"^data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]+$")]
+
+
+class Message(Noun):
+    """One turn of a conversation. `tool` is what a function that was called gave back; `tools` is no turn: its content
+    is the JSON list of the functions that may be called. `calls` are those that an assistant's turn called."""
+
+    role: Literal["system", "user", "assistant", "tool", "tools"]
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    images: tuple[Image, ...] = ()
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
+        """What is not there is not spelled: conversations are named by their spelling, and keep their names."""
+        return [(name, value) for name, value in super().__repr_args__() if value != ()]
 
 
 class Problem(Noun):
@@ -208,8 +233,15 @@ class Sampling(Noun):
     json_schema: str | None = None
     """The JSON Schema, as text, that a whole sample is held to by the engine's grammar; what a model thinks first is
     free. Only whole samples: a grammar begins where a request does."""
+    structural_tag: str | None = None
+    """The same for texts of which only parts have a form, such as calls of functions: an xgrammar structural tag."""
     thinks: bool = False
     """Whether the model thinks before it answers."""
+
+    @property
+    def held(self) -> bool:
+        """Whether a grammar holds the sample: it must be drawn whole, and cannot be taken up where it broke off."""
+        return self.json_schema is not None or self.structural_tag is not None
 
 
 class Completion(Noun):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.api.chat import ChatRequest
-from service.api.schemas import BatchRequest, Drawn, JobRequest, Manner, Posed
+from service.api.schemas import BatchRequest, Drawn, JobRequest, Manner, Question
 from service.catalog import Catalog
 from service.options import asked_by_profile, assignment, checked, parted
 from service.settings import Settings
@@ -20,7 +20,7 @@ from tts.answers import AnswerKind, kind_from
 from tts.cost import one_line
 from tts.errors import UsageError, counted
 from tts.job import check_votes
-from tts.types import Budget, Message, Problem, Sampling, digest
+from tts.types import Budget, Problem, Sampling, digest
 
 
 class Asking:
@@ -36,7 +36,7 @@ class Asking:
 
     def job(self, asked: JobRequest) -> Spec:
         """One job."""
-        return self.spec(asked, asked, self.budget(asked))
+        return self.spec(asked.question(), asked, self.budget(asked))
 
     def batch(self, asked: BatchRequest) -> tuple[list[Spec], Budget]:
         """The jobs of a batch, and the budget that they share."""
@@ -45,7 +45,7 @@ class Asking:
         budget = self.budget(asked)
         if budget.tokens is not None and budget.tokens < len(asked.problems):
             raise UsageError(f"{counted(budget.tokens, 'token')} are not enough for {len(asked.problems)} problems")
-        return [self.spec(posed, asked, budget) for posed in asked.problems], budget
+        return [self.spec(posed.question(), asked, budget) for posed in asked.problems], budget
 
     def budget(self, manner: Manner) -> Budget:
         """What was asked for, else what the model's profile says, else what the deployment does."""
@@ -63,7 +63,7 @@ class Asking:
             raise UsageError(f"a job may take {most.most_seconds:,} seconds at most here, not {budget.seconds:,.0f}")
         return budget
 
-    def spec(self, posed: Posed, manner: Manner, budget: Budget) -> Spec:
+    def spec(self, question: Question, manner: Manner, budget: Budget) -> Spec:
         """What a worker is told."""
         model = self._catalog.meant(manner.model)
         found = self._catalog.found(model)
@@ -71,8 +71,7 @@ class Asking:
         strategy = self._catalog.strategy(part)
         verifier = _part(manner.verifier)
         self._catalog.verifier(model, verifier)
-        kind = _kind("text" if posed.answer is None else posed.answer)
-        problem = _problem(posed, kind)
+        problem = _problem(question)
         explicit = {"step_end"} if manner.step_end else set()
         if manner.step_end:
             problem = problem.model_copy(update={"step_end": manner.step_end})
@@ -98,14 +97,15 @@ class Asking:
             manner = manner.model_copy(update={"model": model})
         if strategy is not None:
             manner = manner.model_copy(update={"strategy": strategy})
-        spec = self.spec(asked.posed(), manner, self.budget(manner))
-        schema = asked.json_schema()
+        spec = self.spec(asked.question(), manner, self.budget(manner))
+        held = asked.held()
+        if held and isinstance(self._catalog.strategy(spec.strategy), StepSearch):
+            raise UsageError(
+                f"response_format and tools hold whole samples, and {spec.strategy.name} searches over steps"
+            )
         found = self._catalog.found(spec.model)
-        if schema is not None and isinstance(self._catalog.strategy(spec.strategy), StepSearch):
-            raise UsageError(f"response_format holds whole samples, and {spec.strategy.name} searches over steps")
-        held = {"json_schema": schema, "thinks": bool(found and found[1].thinks)} if schema is not None else {}
-        sampling = spec.sampling.model_copy(update=held)
-        return spec.model_copy(update={"answers": asked.n or 1, "sampling": sampling})
+        drawn = {**held, "thinks": bool(found and found[1].thinks)} if held else {}
+        return spec.model_copy(update={"answers": asked.n or 1, "sampling": spec.sampling.model_copy(update=drawn)})
 
     def _split(self, name: str) -> tuple[str, str | None]:
         """A model and a strategy, where one is named after it."""
@@ -125,6 +125,11 @@ class Asking:
         own: dict[str, Any] = dict(found[1].drawn) if found else {}
         return checked(Sampling, {**own, **drawn.model_dump(exclude_none=True)})
 
+    def known(self, name: str) -> None:
+        """Raises `UsageError`, with the nearest name, where a chat completion could not have this as its `model`."""
+        model, _ = self._split(name)
+        self._catalog.found(self._catalog.meant(model))
+
 
 def _part(choice: str | Part | None) -> Part | None:
     """A strategy or verifier; of the short form the parameters are words, which become what they have to be."""
@@ -141,12 +146,13 @@ def _kind(answer: str | dict[str, Any]) -> AnswerKind:
         raise UsageError(f"answer: {one_line(error)}") from error
 
 
-def _problem(posed: Posed, kind: AnswerKind) -> Problem:
+def _problem(question: Question) -> Problem:
     """The conversation, its last turn with how to answer."""
-    *before, last = posed.conversation()
-    how = kind.instruction if posed.instruction is None else posed.instruction
+    kind = _kind("text" if question.answer is None else question.answer)
+    *before, last = question.messages
+    how = kind.instruction if question.instruction is None else question.instruction
     if how and last.role == "user":
-        last = Message(role="user", content=f"{last.content}\n\n{how}")
+        last = last.model_copy(update={"content": f"{last.content}\n\n{how}"})
     messages = (*before, last)
     return Problem(id=digest(repr(messages)), messages=messages, kind=kind)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from service.api.problems import Fault
-from service.api.schemas import Asked, Choice, Drawn, Limits, Manner, Metadata, Posed, Text, Turn, Word
+from service.api.messages import CalledTool, ChatMessage, Tool, ToolChoice, check_calls, toolbox
+from service.api.schemas import Asked, Choice, Drawn, Limits, Manner, Metadata, Question, Text, Word
+from tts.answers.calls import grammar
+from tts.errors import unknown
 
 INERT: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
@@ -17,9 +20,6 @@ INERT: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
     "modalities": (["text"],),
     "service_tier": ("auto", "default"),
-    "tool_choice": ("none",),
-    "tools": ([],),
-    "parallel_tool_calls": (True, False),
 }
 """Parameters that are taken as long as they ask for what happens anyway."""
 REFUSED: dict[str, str] = {
@@ -35,46 +35,13 @@ REFUSED: dict[str, str] = {
     "reasoning_effort": "choose a mode of the model instead: NAME:MODE; and the effort is the budget",
     "verbosity": "say it in a message",
     "web_search_options": "nothing is searched",
-    "tools": "tool calls are not served yet",
-    "tool_choice": "tool calls are not served yet",
-    "parallel_tool_calls": "tool calls are not served yet",
-    "functions": "tool calls are not served yet",
-    "function_call": "tool calls are not served yet",
+    "functions": "this is the old name of tools",
+    "function_call": "this is the old name of tool_choice",
     "prompt_cache_key": "conversations find their prefixes by themselves",
     "prompt_cache_retention": "conversations find their prefixes by themselves",
     "safety_identifier": "use user or metadata",
     "moderation": "nothing is moderated here",
 }
-
-
-class Piece(Asked):
-    """A part of a message."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(Asked):
-    """One turn. `developer` is `system` under another name."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[tuple[Piece, ...], Field(min_length=1, max_length=100)]
-    name: Word | None = None
-
-    @model_validator(mode="after")
-    def _says_text(self) -> Self:
-        if self.name is not None:
-            raise ValueError("names of speakers are not known to models here: put it into the content")
-        for piece in self.content if isinstance(self.content, tuple) else ():
-            if piece.type != "text" or piece.text is None:
-                raise Fault(400, "invalid", f"this model takes text only, and no {piece.type!r}")
-        return self
-
-    def turn(self) -> Turn:
-        role = "system" if self.role == "developer" else self.role
-        parts = [piece.text or "" for piece in self.content] if isinstance(self.content, tuple) else [self.content]
-        return Turn(role=role, content="".join(parts))
 
 
 class StreamOptions(Asked):
@@ -127,6 +94,9 @@ class ChatRequest(Asked):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    tools: Annotated[tuple[Tool, ...], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     store: bool | None = None
     metadata: Metadata | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
@@ -149,7 +119,7 @@ class ChatRequest(Asked):
         taken = dict(given)
         for name in REFUSED.keys() & given.keys():
             if given[name] is not None and not any(given[name] == each for each in INERT.get(name, ())):
-                raise ValueError(f"{name} is refused: {REFUSED[name]}")
+                raise _refusal(cls, name)
             del taken[name]
         return taken
 
@@ -159,18 +129,51 @@ class ChatRequest(Asked):
             raise ValueError("max_tokens is the old name of max_completion_tokens: give one of them")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options without stream")
-        self.json_schema()
+        check_calls(self.messages)
+        self._check_tools()
+        self.held()
         return self
 
-    def json_schema(self) -> str | None:
-        """The JSON Schema that answers are held to, as text."""
-        return self.response_format.schema_text() if self.response_format else None
+    def _check_tools(self) -> None:
+        names = [tool.function.name for tool in self.tools or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("two of the tools have one name")
+        if self.tool_choice not in (None, "none", "auto") and not names:
+            raise ValueError("tool_choice without tools")
+        if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
+            raise ValueError(str(unknown("tool", self.tool_choice.function.name, names)))
+        if self._callable and (self.response_format or self.answer):
+            raise ValueError("tools together with response_format or answer: what is called is the answer")
 
-    def posed(self) -> Posed:
+    @property
+    def _callable(self) -> tuple[Tool, ...]:
+        """The tools that may be called."""
+        return () if self.tool_choice == "none" else self.tools or ()
+
+    def held(self) -> dict[str, str]:
+        """What an engine's grammar holds every sample to, as `Sampling` has it."""
+        schema = self.response_format.schema_text() if self.response_format else None
+        if schema is not None:
+            return {"json_schema": schema}
+        if not self._callable:
+            return {}
+        chosen = self.tool_choice.function.name if isinstance(self.tool_choice, ToolChoice) else None
+        functions = [tool.function for tool in self._callable if chosen in (None, tool.function.name)]
+        tag = grammar(
+            [(each.name, each.parameters or {"type": "object"}) for each in functions],
+            required=self.tool_choice not in (None, "auto"),
+            parallel=self.parallel_tool_calls is not False and chosen is None,
+        )
+        return {"structural_tag": tag}
+
+    def question(self) -> Question:
         """The conversation as a problem."""
-        kind = self.answer or ("json" if self.json_schema() is not None else None)
-        plain = "" if self.instruction is None and (self.answer is None) else self.instruction
-        return Posed(messages=tuple(message.turn() for message in self.messages), answer=kind, instruction=plain)
+        kind = self.answer or ("json" if self.response_format and self.held() else None)
+        plain = "" if self.instruction is None and self.answer is None else self.instruction
+        turns = tuple(message.message() for message in self.messages)
+        if self._callable:
+            return Question((toolbox(self._callable), *turns), "calls", plain)
+        return Question(turns, kind, plain)
 
     def manner(self) -> Manner:
         """How it is to be answered."""
@@ -193,12 +196,19 @@ class ChatRequest(Asked):
         )
 
 
+def _refusal(model: type[BaseModel], name: str) -> ValidationError:
+    """Why a parameter is not taken, at its own place in the body."""
+    why = PydanticCustomError("refused", "{name} is refused: {why}", {"name": name, "why": REFUSED[name]})
+    return ValidationError.from_exception_data(model.__name__, [{"type": why, "loc": (name,), "input": None}])
+
+
 class Said(BaseModel):
-    """What the assistant says. Without an answer there is a refusal that says why."""
+    """What the assistant says, and calls. Without an answer there is a refusal that says why."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     refusal: str | None = None
+    tool_calls: list[CalledTool] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -206,7 +216,7 @@ class ChatChoice(BaseModel):
 
     index: int
     message: Said
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
     logprobs: None = None
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any, NamedTuple
 
 from service.api.news import News
 from service.api.schemas import JobView
 from service.outcome import anonymous
 from service.store import Store
-from service.store.store import Job
+from service.store.store import Glimpse
 from tts.journal import Chosen, Held, Record, Settled, usage_of
 from tts.trace import FINISHER
 from tts.types import Problem
@@ -26,7 +26,8 @@ class Event(NamedTuple):
 
 
 class Follower:
-    """Follows one job from an entry of its journal on, to its end."""
+    """Follows one job from an entry of its journal on, to its end. All of the job is looked at twice: first for its
+    problem, without which no entry can be read, and at last for its result."""
 
     def __init__(self, store: Store, news: News, tenant: str, id: str, start: int) -> None:
         self._store, self._news, self._tenant, self._id = store, news, tenant, id
@@ -36,31 +37,35 @@ class Follower:
     async def events(self, heartbeat: float) -> AsyncGenerator[Event | None, None]:
         """Events as they happen; None after so many seconds without one."""
         async with self._news.changes_of(self._id) as changed:
+            job = await self._store.job(self._tenant, self._id)
+            problem = job.spec.problem if job and job.spec else None
             while True:
                 changed.clear()
-                job = await self._store.job(self._tenant, self._id)
-                if job is None:
-                    yield Event("purged", "{}")
-                    return
-                async for event in self._news_of(job):
+                seen = await self._store.follow(self._tenant, self._id, self._position, problem)
+                for event in self._news_of(seen, problem) if seen else ():
                     yield event
-                if job.over:
-                    yield Event("result", JobView.of(job).model_dump_json())
+                if seen is None or seen.over:
+                    yield await self._last()
                     return
                 try:
                     await asyncio.wait_for(changed.wait(), heartbeat)
                 except TimeoutError:
                     yield None
 
-    async def _news_of(self, job: Job) -> AsyncIterator[Event]:
-        if (job.state, job.fence) != self._known and not job.over:
-            self._known = (job.state, job.fence)
-            yield Event("state", json.dumps({"state": job.state, "claims": job.fence}))
-        for record in await self._store.entries(job, self._position):
-            told = _told(record, job.spec.problem if job.spec else None)
+    def _news_of(self, seen: Glimpse, problem: Problem | None) -> Iterator[Event]:
+        if (seen.state, seen.fence) != self._known and not seen.over:
+            self._known = (seen.state, seen.fence)
+            yield Event("state", json.dumps({"state": seen.state, "claims": seen.fence}))
+        for record in seen.grown:
+            told = _told(record, problem)
             if told is not None:
                 yield Event(told[0], json.dumps(told[1], ensure_ascii=False), str(self._position))
             self._position += 1
+
+    async def _last(self) -> Event:
+        """The job as it ended, if anything is left of it."""
+        job = await self._store.job(self._tenant, self._id)
+        return Event("result", JobView.of(job).model_dump_json()) if job else Event("purged", "{}")
 
 
 def _told(record: Record, problem: Problem | None) -> tuple[str, dict[str, Any]] | None:

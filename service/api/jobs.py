@@ -30,6 +30,7 @@ from service.api.schemas import (
     Methods,
     SolveRequest,
 )
+from service.api.streams import EventStream, Streams
 from service.api.tickets import Tickets
 from service.outcome import anonymous
 from service.settings import Settings
@@ -44,7 +45,14 @@ from verifiers import VERIFIERS
 
 GLANCE = 2.0
 """Seconds after which whoever waits for a job looks without having been told."""
-STATUS = {"cannot_be_done": 422, "model_unavailable": 503, "no_samples": 502, "internal": 500, "poison": 500}
+STATUS = {
+    "no_images": 400,
+    "cannot_be_done": 422,
+    "model_unavailable": 503,
+    "no_samples": 502,
+    "internal": 500,
+    "poison": 500,
+}
 """How an error of a job is answered to somebody who waited for it."""
 
 EVENT = {
@@ -74,7 +82,7 @@ class Desk:
         self.settings, self.store, self.asking, self.news = settings, store, asking, news
         self._tickets = tickets
         self._later: set[asyncio.Task[Any]] = set()
-        self.streams = 0
+        self.streams = Streams(settings.most_streams)
 
     def later(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Do something after its caller has gone."""
@@ -209,30 +217,22 @@ async def events(
     tenant: Tenant,
     id: JobId,
     last: Annotated[str | None, Header(alias="Last-Event-ID", max_length=15, pattern=r"^[0-9]+$")] = None,
-) -> StreamingResponse:
+) -> EventStream:
     """What happens to a job as it happens, as server-sent events; a connection that broke goes on from
     `Last-Event-ID`."""
     here = desk(request)
     await here.found(tenant, id)
-    if here.streams >= here.settings.most_streams:
-        raise Fault(429, "streams", f"{here.settings.most_streams} streams are open already", wait=5)
     follower = Follower(here.store, here.news, tenant, id, int(last) + 1 if last else 0)
-    return StreamingResponse(
-        _stream(here, follower), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-    )
+    return EventStream(_told(follower, here.settings.heartbeat_seconds), here.streams.seat())
 
 
-async def _stream(here: Desk, follower: Follower) -> AsyncIterator[bytes]:
-    here.streams += 1
-    try:
-        async with aclosing(follower.events(here.settings.heartbeat_seconds)) as events:
-            async for event in events:
-                if event is None:
-                    yield format_sse_event(data_str=None, comment="still here")
-                else:
-                    yield format_sse_event(event=event.name, data_str=event.data, id=event.id)
-    finally:
-        here.streams -= 1
+async def _told(follower: Follower, heartbeat: float) -> AsyncIterator[bytes]:
+    async with aclosing(follower.events(heartbeat)) as events:
+        async for event in events:
+            if event is None:
+                yield format_sse_event(data_str=None, comment="still here")
+            else:
+                yield format_sse_event(event=event.name, data_str=event.data, id=event.id)
 
 
 @router.get(

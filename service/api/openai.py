@@ -7,25 +7,30 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any
+from contextlib import ExitStack, aclosing
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Path, Request
 
 from service.api.chat import ChatChoice, ChatRequest, ChatUsage, Completed, Model, Models, Said
 from service.api.door import Tenant
 from service.api.events import Event, Follower
 from service.api.jobs import Desk, Key, desk, failed
+from service.api.messages import Called, CalledTool
 from service.api.problems import Fault, answered, response
+from service.api.streams import EventStream
 from service.outcome import Outcome
 from service.spec import Spec
 from service.store.store import Job
+from tts.answers import AnswerKind, Calls
+from tts.answers.calls import heard
+from tts.errors import UsageError
 
 LOOK = 0.5
 """Seconds between two looks at whether the caller is still there."""
 
 router = APIRouter(prefix="/v1", responses=answered(), tags=["openai"])
+ModelId = Annotated[str, Path(min_length=1, max_length=200)]
 
 
 @router.get("/models")
@@ -34,17 +39,27 @@ async def models(request: Request, tenant: Tenant) -> Models:
     return Models(data=[Model(id=name) for name in desk(request).asking.models])
 
 
+@router.get("/models/{id:path}")
+async def model(request: Request, tenant: Tenant, id: ModelId) -> Model:
+    """A model, by whatever a chat completion may call it: alone, or followed by a mode, a strategy or both."""
+    try:
+        desk(request).asking.known(id)
+    except UsageError as error:
+        raise Fault(404, "no_model", str(error)) from error
+    return Model(id=id)
+
+
 @router.post("/chat/completions", response_model=Completed, responses=answered(500, 502))
 async def chat(request: Request, tenant: Tenant, body: ChatRequest, key: Key = None) -> Any:
     """A chat completion. `usage` is the whole spend, `max_completion_tokens` caps the answer and `budget` the spend.
     With `n`, distinct answers, the best first, and fewer where there are no more. A caller who goes away cancels."""
     here = desk(request)
     spec = here.asking.chat(body)
-    job = await here.take(tenant, [spec], key, body, store=body.store is not False)
-    if body.stream:
-        headers = {"Cache-Control": "no-store"}
-        chunks = _Stream(here, tenant, job, body, spec).chunks()
-        return StreamingResponse(chunks, media_type="text/event-stream", headers=headers)
+    # A seat comes before the job: one that nobody can be told of is not to run.
+    with here.streams.seat() if body.stream else ExitStack() as seat:
+        job = await here.take(tenant, [spec], key, body, store=body.store is not False)
+        if body.stream:
+            return EventStream(_Stream(here, tenant, job, body, spec).chunks(), seat.pop_all())
     ended = await _answered(here, request, tenant, job)
     if ended.error:
         raise failed(ended)
@@ -69,9 +84,8 @@ def completed(job: Job, asked: ChatRequest, spec: Spec) -> Completed:
     """A job that has ended, as a chat completion."""
     outcome = Outcome.model_validate(job.result)
     texts = [text for text in (outcome.text, *(each.text for each in outcome.alternatives)) if text is not None]
-    choices = [_choice(i, text, spec.problem.kind.after, outcome) for i, text in enumerate(texts)] or [
-        _refusal(outcome)
-    ]
+    choices = [_choice(job, i, text, spec.problem.kind, outcome) for i, text in enumerate(texts)]
+    choices = choices or [_refusal(outcome)]
     notes = list(outcome.notes)
     if texts and len(texts) < (asked.n or 1):
         notes.append(f"{asked.n} answers were asked for, and {len(texts)} distinct ones were found")
@@ -94,10 +108,20 @@ def completed(job: Job, asked: ChatRequest, spec: Spec) -> Completed:
     )
 
 
-def _choice(index: int, text: str, after: str, outcome: Outcome) -> ChatChoice:
-    said = text.rpartition(after)[2].lstrip("\n") if after else text
-    cut = index == 0 and outcome.finish not in ("stop", None)
-    return ChatChoice(index=index, message=Said(content=said), finish_reason="length" if cut else "stop")
+def _choice(job: Job, index: int, text: str, kind: AnswerKind, outcome: Outcome) -> ChatChoice:
+    said = text.rpartition(kind.after)[2].lstrip("\n") if kind.after else text
+    if index == 0 and outcome.finish not in ("stop", None):
+        return ChatChoice(index=index, message=Said(content=said), finish_reason="length")
+    spoken = heard(said) if isinstance(kind, Calls) else None
+    if spoken is None or not spoken.calls:
+        return ChatChoice(index=index, message=Said(content=said), finish_reason="stop")
+    calls = [
+        CalledTool(id=f"call_{job.id.removeprefix('job_')}_{index}_{i}", function=Called(**call.model_dump()))
+        for i, call in enumerate(spoken.calls)
+    ]
+    return ChatChoice(
+        index=index, message=Said(content=spoken.said or None, tool_calls=calls), finish_reason="tool_calls"
+    )
 
 
 def _refusal(outcome: Outcome) -> ChatChoice:
@@ -115,6 +139,13 @@ def usage(outcome: Outcome) -> ChatUsage:
         total_tokens=prompt + outcome.bill.tokens,
         prompt_tokens_details={"cached_tokens": told.cached_tokens + told.verifier_cached_tokens},
     )
+
+
+def _delta(said: Said) -> dict[str, Any]:
+    """A message as one piece of a stream."""
+    calls = [{"index": i, **call.model_dump()} for i, call in enumerate(said.tool_calls or ())]
+    told = {"content": said.content, "refusal": said.refusal, "tool_calls": calls or None}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 class _Stream:
@@ -153,10 +184,8 @@ class _Stream:
         told = completed(job, self._asked, self._spec)
         chunks = []
         for choice in told.choices:
-            said = choice.message
-            delta = {"content": said.content} if said.content is not None else {"refusal": said.refusal}
             chunks += [
-                self._chunk(delta, choice.index),
+                self._chunk(_delta(choice.message), choice.index),
                 self._chunk({}, choice.index, finish=choice.finish_reason, tts=told.tts if not choice.index else None),
             ]
         options = self._asked.stream_options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -66,6 +66,14 @@ Choice = Word | Part
 """A strategy or verifier: `NAME`, `NAME:PARAMETER=VALUE,…`, or an object with `name` and `parameters`."""
 
 
+class Question(NamedTuple):
+    """What is asked, whichever way it came: `answer` and `instruction` are what was said of them, if anything."""
+
+    messages: tuple[Message, ...]
+    answer: str | dict[str, Any] | None
+    instruction: str | None
+
+
 class Posed(Asked):
     """A problem: a text, or a conversation."""
 
@@ -84,10 +92,10 @@ class Posed(Asked):
             raise ValueError("give either problem or messages")
         return self
 
-    def conversation(self) -> tuple[Message, ...]:
-        if self.problem is not None:
-            return (Message(role="user", content=self.problem),)
-        return tuple(Message.model_validate(turn.model_dump()) for turn in self.messages or ())
+    def question(self) -> Question:
+        turns = self.messages or (Turn(role="user", content=self.problem or ""),)
+        messages = tuple(Message.model_validate(turn.model_dump()) for turn in turns)
+        return Question(messages, self.answer, self.instruction)
 
 
 class Manner(Asked):
@@ -188,8 +196,9 @@ class JobView(BaseModel):
         return cls(
             id=job.id,
             state=job.state,
-            model=job.spec.model if job.spec else None,
-            strategy=job.spec.strategy.name if job.spec else None,
+            # Jobs that came before these were kept beside the specification have them in it alone.
+            model=job.model or (job.spec.model if job.spec else None),
+            strategy=job.strategy or (job.spec.strategy.name if job.spec else None),
             created=job.created,
             started=job.started,
             ended=job.ended,

@@ -1,8 +1,8 @@
 """Every metric of the service, in one table: `docs/operations.md` shows the same one.
 
 Counters and histograms lie in Redis, one field per row of `/metrics`, and grow in the scripts that write what they
-count: they are right across hosts, and a worker that dies takes none of them with it. Gauges are asked for when somebody
-looks. No label comes from a caller but the tenant, and of those there are only so many: the rest are `other`.
+count: they are right across hosts, and a worker that dies takes none of them with it. Gauges are asked for when
+somebody looks. No label comes from a caller but the tenant, and of those there are only so many: the rest are `other`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 -- tenant, newest time, how many. Id and fields of its jobs, without the large ones; those that have expired are dropped.
 local found = {}
 local names = {'tenant', 'state', 'created', 'started', 'ended', 'batch', 'fence', 'spent_tokens', 'spent_usd', 'cancel',
-  'error', 'worker'}
+  'error', 'worker', 'model', 'strategy'}
 local newest, most, seen = ARGV[2], tonumber(ARGV[3]), 0
 repeat
   -- Those that were found stay where they are; those that have expired make room for the next.

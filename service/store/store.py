@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
@@ -18,7 +18,7 @@ from service.store.packing import unpacked
 from tts.cost import one_line
 from tts.errors import TTSError
 from tts.journal import Record
-from tts.types import Budget, Noun
+from tts.types import Budget, Noun, Problem
 
 log = logging.getLogger("tts.store")
 Reason = str
@@ -53,12 +53,28 @@ class Pulse(NamedTuple):
     requeued: int
 
 
+class Glimpse(NamedTuple):
+    """As much of a job as whoever follows it needs; `grown` is what its journal has more than the follower knows, read
+    as it is asked for: of thousands of streams that wait, none holds records that it has passed on."""
+
+    state: State
+    fence: int
+    grown: Iterator[Record]
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+
 class Job(Noun):
-    """A job as it stands. Times are seconds since 1970; `spent_usd` is in dollars."""
+    """A job as it stands. Times are seconds since 1970; `spent_usd` is in dollars. `model` and `strategy` are what its
+    `spec` says, and are known without it."""
 
     id: str
     tenant: str
     state: State
+    model: str | None = None
+    strategy: str | None = None
     created: NonNegativeFloat
     started: NonNegativeFloat | None = None
     ended: NonNegativeFloat | None = None
@@ -135,7 +151,7 @@ class Store:
             "listed": [spec.id for spec in specs] if batch else None,
         }
         given = json.dumps({name: value for name, value in ask.items() if value is not None})
-        jobs = [part for i in order for part in (specs[i].id, specs[i].model_dump_json())]
+        jobs = [part for i in order for part in _parts(specs[i])]
         told, *rest = await self.scripts.run("submit", given, *jobs)
         if told in (b"accepted", b"same"):
             return cast(str, rest[0].decode())
@@ -209,6 +225,15 @@ class Store:
         told = await self.scripts.run("entries", job.id, start)
         return [unpacked(entry, job.spec.problem) for entry in told]
 
+    async def follow(self, tenant: str, id: str, start: int, problem: Problem | None) -> Glimpse | None:
+        """How a job of this tenant stands, and its journal from its entry number `start` on; where the `problem` is not
+        kept, no journal is either."""
+        told = await self.scripts.run("follow", tenant, id, start)
+        if told is None:
+            return None
+        state, fence, entries = told
+        return Glimpse(state.decode(), fence, (unpacked(each, problem) for each in entries if problem))
+
     async def spending(self, tenant: str) -> dict[str, float]:
         """What a tenant has spent and set aside in its present window, its limits, and its jobs."""
         spent, limits, count, left = await self.scripts.run("spending", tenant)
@@ -239,6 +264,11 @@ def _claim(told: Sequence[Any]) -> Claim | None:
     return Claim(fence, tenant.decode(), spec)
 
 
+def _parts(spec: Spec) -> tuple[str, str, str, str]:
+    """A job as it is handed in: what lists of jobs show of it, and all of it."""
+    return spec.id, spec.model, spec.strategy.name, spec.model_dump_json()
+
+
 def _units(budget: Budget) -> dict[str, float]:
     """A budget as scripts reckon with it: dollars in billionths, one at least."""
     given = budget.model_dump(exclude_none=True)
@@ -257,6 +287,8 @@ def _job(id: str, flat: Sequence[bytes]) -> Job:
         id=id,
         tenant=found["tenant"],
         state=cast(State, found["state"]),
+        model=found.get("model"),
+        strategy=found.get("strategy"),
         created=int(found["created"]) / 1e6,
         batch=found.get("batch"),
         worker=found.get("worker"),

@@ -1,7 +1,7 @@
--- ask (JSON), then id and specification of each job. Nothing is changed unless all of it is accepted.
+-- ask (JSON), then id, model, strategy and specification of each job. Nothing is changed unless all of it is accepted.
 -- Returns {'accepted' | 'same', id} or {reason, milliseconds to wait | other job, what is left}.
 local ask = cjson.decode(ARGV[1])
-local tenant, count, t = ask.tenant, (#ARGV - 1) / 2, now()
+local tenant, count, t = ask.tenant, (#ARGV - 1) / 4, now()
 local owner = ask.batch and key('batch', ask.batch) or key('job', ARGV[2])
 local name = ask.batch or ARGV[2]
 if redis.call('EXISTS', owner) == 1 then return {'accepted', name} end -- it was heard the first time
@@ -68,9 +68,10 @@ else
     common[#common + 1] = ask[unit] or 0
   end
 end
-for i = 2, #ARGV, 2 do
+for i = 2, #ARGV, 4 do
   local id = ARGV[i]
-  redis.call('HSET', key('job', id), 'spec', ARGV[i + 1], 'created', created, unpack(common))
+  redis.call('HSET', key('job', id), 'model', ARGV[i + 1], 'strategy', ARGV[i + 2], 'spec', ARGV[i + 3],
+    'created', created, unpack(common))
   redis.call('RPUSH', key('queue', tenant), id)
   redis.call('ZADD', listed, created, id)
   created = created + 1

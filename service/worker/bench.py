@@ -15,7 +15,7 @@ from service.spec import Spec, State
 from tts.answers import Code, Runner
 from tts.backends.base import Backend, Connected
 from tts.cost import Price
-from tts.errors import BackendError, NoSamples, TTSError, UsageError
+from tts.errors import BackendError, NoImages, NoSamples, TTSError, UsageError
 from tts.halt import Halt
 from tts.journal import Journal, Record
 from tts.sandbox import Sandbox
@@ -79,7 +79,8 @@ class Bench:
                 "failed", Outcome.of(error.result, spec.strategy.name, hidden=True), _error("no_samples", error)
             )
         except UsageError as error:
-            return Ended("failed", None, _error("cannot_be_done", error))
+            code = "no_images" if isinstance(error, NoImages) else "cannot_be_done"
+            return Ended("failed", None, _error(code, error))
         except BackendError as error:
             log.warning("job %s: %s", spec.id, error)
             return Ended("failed", None, _error("model_unavailable", error))

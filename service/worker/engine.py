@@ -14,6 +14,7 @@ from typing import Any
 from service.settings import Settings
 from service.store import GONE, Claim, RedisJournal, StaleLease, Store, Unreachable, stopped
 from service.worker.bench import Bench, Ended
+from tts.errors import Suspended
 from tts.halt import Halt
 from tts.solve import code_version
 
@@ -22,6 +23,8 @@ POLL = 1.0
 """Seconds after which a worker with room looks for jobs of which no ticket told it."""
 BEATS = 3
 """Heartbeats per lease."""
+LETTING_GO = 6.0
+"""Seconds until jobs that are handed back have written down what they have; engines answer a halt sooner."""
 
 
 @dataclass
@@ -114,6 +117,8 @@ class Engine:
             await self._store.finish(claim, ended.state, result, ended.error)
         except StaleLease:
             log.info("job %s went to somebody else", claim.id)
+        except Suspended:
+            log.info("job %s is handed back", claim.id)
         except Unreachable as error:
             log.warning("job %s is let go: %s", claim.id, error)
         finally:
@@ -126,7 +131,7 @@ class Engine:
         claim = running.claim
         try:
             return await self._bench.work(claim.spec, journal, running.halt)
-        except (StaleLease, Unreachable, asyncio.CancelledError):
+        except (StaleLease, Unreachable, Suspended, asyncio.CancelledError):
             raise
         except Exception as error:
             log.exception("job %s is a dead letter", claim.id)
@@ -186,10 +191,15 @@ class Engine:
             log.info("ending %d jobs", len(tasks))
             await asyncio.wait(tasks, timeout=self._settings.drain_seconds)
         left = self._held()
-        if left:
-            handed = await self._kept_trying(self._store.release(left), 0)
-            log.info("%d jobs were handed back", handed)
-            self._send(handed)
+        if not left:
+            return
+        # What calls have brought so far is written down, so that whoever goes on loses nothing.
+        for running in self._jobs.values():
+            running.halt.set("suspended")
+        await asyncio.wait(tasks, timeout=LETTING_GO)
+        handed = await self._kept_trying(self._store.release(left), 0)
+        log.info("%d jobs were handed back", handed)
+        self._send(handed)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
 
 from strategies import BestOfN
-from tests.fakes import Dying, in_flight, solved
+from tests.fakes import PROBLEM, Dying, in_flight, solved
 from tts.backends.base import CHECKPOINT, Request
 from tts.backends.fake import FakeBackend, Reply
-from tts.errors import BackendError
-from tts.journal import Checkpoint, Held, MemoryJournal, Record, Settled
+from tts.clock import run_virtual
+from tts.errors import BackendError, Suspended
+from tts.halt import Halt
+from tts.journal import Checkpoint, Ended, Held, MemoryJournal, Record, Settled
+from tts.solve import solve
 from tts.types import Budget, Completion, Path, Sampling, Usage
+from verifiers import Confidence
 
 WORDS = [f" w{i}" for i in range(1_000)]
 WORDS[100] = r" \boxed{7}"
@@ -134,3 +141,62 @@ def test_a_backend_error_after_a_checkpoint_leaves_nothing_running() -> None:
     with pytest.raises(Exception, match="broken"):
         solved(STRATEGY, BUDGET, backend=Breaking(counting), journal=journal, sampling=SAMPLING)
     assert [r for r in journal.records if isinstance(r, Checkpoint)]
+
+
+def suspended_at(seconds: float, backend: FakeBackend, sampling: Sampling = SAMPLING) -> list[Record]:
+    """The journal of a job that was let go of after so many seconds."""
+    journal, halt = MemoryJournal(), Halt()
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(seconds, halt.set, "suspended")
+        await solve(
+            PROBLEM,
+            STRATEGY,
+            {"policy": backend},
+            budget=BUDGET,
+            scorer=Confidence(),
+            sampling=sampling,
+            journal=journal,
+            halt=halt,
+        )
+
+    with pytest.raises(Suspended):
+        run_virtual(main())
+    return journal.records
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.15, 1.0, 2.7, 5.0, 9.9])
+@pytest.mark.parametrize("engine", [lambda: FakeBackend(counting), Outliving])
+def test_a_job_that_is_suspended_goes_on_elsewhere_and_loses_nothing(
+    seconds: float, engine: Callable[[], FakeBackend]
+) -> None:
+    first, second = engine(), engine()
+    records = suspended_at(seconds, first)
+    assert not in_flight(records)
+    assert not [r for r in records if isinstance(r, Settled) and r.reason is not None]
+    result = solved(STRATEGY, BUDGET, backend=second, journal=MemoryJournal(records), sampling=SAMPLING)
+    assert result.answer is not None
+    assert result.answer.path.text.split() == "".join(WORDS).split()
+    assert result.bill.lost == 0
+    assert first.generated + second.generated == result.bill.tokens == 2 * 1_000
+
+
+def test_what_a_grammar_held_is_drawn_anew_and_booked_as_lost() -> None:
+    def offering(request: Request) -> Reply:
+        return counting(request)
+
+    offering.offers = {"grammar"}  # type: ignore[attr-defined]
+    held = SAMPLING.model_copy(update={"json_schema": "{}"})
+    first, second = FakeBackend(offering), FakeBackend(offering)
+    records = suspended_at(1.0, first, sampling=held)
+    result = solved(STRATEGY, BUDGET, backend=second, journal=MemoryJournal(records), sampling=held)
+    assert result.answer is not None
+    assert result.answer.path.text.split() == "".join(WORDS).split()
+    assert result.bill.lost == first.generated > 0
+    assert result.bill.tokens == first.generated + second.generated
+
+
+def test_a_suspended_job_is_neither_finished_nor_salvaged() -> None:
+    records = suspended_at(1.0, FakeBackend(counting))
+    assert not [r for r in records if isinstance(r, Ended)]
+    assert all(not r.key.startswith("finish/") for r in records if isinstance(r, Held))

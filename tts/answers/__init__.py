@@ -1,6 +1,7 @@
-"""Answer kinds: `maths`, `choice`, `exact`, `json`, `code`, `text`, and whatever a task registers."""
+"""Answer kinds: `maths`, `choice`, `exact`, `json`, `code`, `calls`, `text`, and whatever a task registers."""
 
 from tts.answers.base import AnswerKind, kind_from, kinds, register
+from tts.answers.calls import Calls, ToolCall
 from tts.answers.choice import Choice
 from tts.answers.code import Code, Runner
 from tts.answers.exact import Exact
@@ -10,6 +11,7 @@ from tts.answers.text import Text
 
 __all__ = [
     "AnswerKind",
+    "Calls",
     "Choice",
     "Code",
     "Exact",
@@ -17,6 +19,7 @@ __all__ = [
     "Maths",
     "Runner",
     "Text",
+    "ToolCall",
     "kind_from",
     "kinds",
     "register",

@@ -83,7 +83,8 @@ class FakeBackend:
     def __init__(self, handler: Handler, info: ModelInfo = FAKE, judge: Judge | None = None) -> None:
         self.handler, self.judge = handler, judge
         reads = {"prefill_score"} if judge else set()
-        self.info = info.model_copy(update={"capabilities": info.capabilities | reads})
+        offers = getattr(handler, "offers", ())
+        self.info = info.model_copy(update={"capabilities": info.capabilities | reads | {*offers}})
         self.generated = 0
         self.calls = 0
 

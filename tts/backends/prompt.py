@@ -8,7 +8,6 @@ harmless pieces of text.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -19,10 +18,11 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from tts.answers.calls import BEGIN
+from tts.backends.turns import PLACE, Turns, place, tojson
 from tts.errors import UsageError
 from tts.types import Message, Path
 
-_PLACE = re.compile("\ue000(\\d+)\ue001")
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>")
 _CONTEXT = 8
 """Ids decoded together with new ones: some tokenizers spell a token differently at the start of a text."""
@@ -38,9 +38,12 @@ class Prompter:
             self._template_tokenizer = Tokenizer.from_str(json.dumps(described))
             self._text_tokenizer = Tokenizer.from_str(json.dumps({**described, "added_tokens": []}))
             settings = _read_json(folder / "tokenizer_config.json")
-            self._template = _template(folder, settings, template)
+            source = _source(folder, settings, template)
+            self._template = _compiled(source) if source else None
         except Exception as error:  # tokenizers raises bare Exception for a broken file
             raise UsageError(f"cannot read the tokenizer in {folder}: {error}") from error
+        self._calls = BEGIN in source and '"arguments' in source.replace("\\", "") and "<function=" not in source
+        """Whether it spells calls of functions as `tts.answers.calls` reads them."""
         self._special = {token["id"] for token in described.get("added_tokens", ())}
         self._tokens = {
             name: token["content"] if isinstance(token, dict) else token
@@ -103,47 +106,53 @@ class Prompter:
         return ids[0]
 
     def _spelled(self, messages: Sequence[Message], prompting: bool) -> tuple[list[int], list[int]]:
+        """The ids, and where the content of each turn begins."""
         ids: list[int] = []
         begins: list[int] = []
-        pieces = _PLACE.split(self._rendered(messages, prompting))
-        for template_text, place in zip(pieces[::2], [*pieces[1::2], None], strict=True):
+        turns = Turns(messages)
+        pieces = PLACE.split(self._rendered(turns, prompting))
+        for template_text, number in zip(pieces[::2], [*pieces[1::2], None], strict=True):
             ids += self._template_tokenizer.encode(template_text, add_special_tokens=False).ids
-            if place is not None:
-                begins.append(len(ids))
-                ids += self.encode(messages[int(place)].content)
+            if number is not None:
+                if int(number) in turns.contents:
+                    begins.append(len(ids))
+                ids += self.encode(turns.texts[int(number)])
         return ids, begins
 
-    def _rendered(self, messages: Sequence[Message], prompting: bool) -> str:
-        """The template with a place-holder for every message's content, each exactly once and in order."""
-        places = [f"\ue000{i}\ue001" for i in range(len(messages))]
+    def _rendered(self, turns: Turns, prompting: bool) -> str:
+        """The template with a place-holder for everybody's text, each exactly once and the turns in order."""
         if self._template is None:
-            return self._bare(messages, places)
-        turns = [{"role": m.role, "content": place} for m, place in zip(messages, places, strict=True)]
+            return self._bare(turns)
+        if turns.tools and not self._calls:
+            raise UsageError("the model's chat template does not spell calls of functions as <tool_call> and JSON")
+        told = {"tools": turns.tools} if turns.tools else {}
         try:
             text: str = self._template(
-                messages=turns, add_generation_prompt=prompting, **self._tokens, **self._variables
+                messages=turns.told, add_generation_prompt=prompting, **told, **self._tokens, **self._variables
             )
         except TemplateError as error:
             raise UsageError(f"the model's chat template refuses this conversation: {error}") from error
-        if [int(place) for place in _PLACE.findall(text)] != list(range(len(messages))):
-            raise UsageError("the model's chat template drops or repeats a message of this conversation")
+        turns.check(text)
         return text
 
-    def _bare(self, messages: Sequence[Message], places: Sequence[str]) -> str:
+    def _bare(self, turns: Turns) -> str:
         """A model without a chat template continues a text: its start token, then the one message."""
-        if len(messages) > 1:
+        if len(turns.texts) > 1 or turns.tools:
             raise UsageError("this model has no chat template, so it reads one message and not a conversation")
-        return f"{self._tokens.get('bos_token', '')}{places[0]}"
+        return f"{self._tokens.get('bos_token', '')}{place(0)}"
 
 
-def _template(folder: File, settings: dict[str, Any], given: str | None) -> Callable[..., str] | None:
+def _source(folder: File, settings: dict[str, Any], given: str | None) -> str:
+    """The chat template; empty where there is none."""
     file = folder / "chat_template.jinja"
-    source = given or (file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template"))
-    if not source:
-        return None
+    return given or (file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")) or ""
+
+
+def _compiled(source: str) -> Callable[..., str]:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
+    environment.filters["tojson"] = tojson
     environment.globals.update(raise_exception=_refuse, strftime_now=lambda form: datetime.now(UTC).strftime(form))
     return environment.from_string(source).render
 

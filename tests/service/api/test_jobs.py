@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,15 @@ import anyio
 import httpx
 import pytest
 from redis import Redis
+from starlette.requests import ClientDisconnect
 
+from service.api.events import Follower
+from service.api.streams import EventStream, Streams
+from service.keys import Keys, TenantLimits
 from service.settings import Settings
+from service.store import RedisJournal, Store
 from strategies import STRATEGIES
-from tests.service.serving import ASKED, Served, listening, serving, until
+from tests.service.serving import ASKED, Served, held, listening, serving, spec, until
 from tts.replay import replay_file
 from verifiers import VERIFIERS
 
@@ -83,6 +91,30 @@ async def test_jobs_are_listed_page_by_page_the_newest_first(service: Served) ->
     assert len(seen) == len(set(seen)) == 11
     assert set(seen[:6]) == set(batch["jobs"])
     assert seen[6:] == ids[::-1]
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_a_list_of_jobs_says_which_model_and_strategy_they_have(store: bool, service: Served) -> None:
+    job = (await service.client.post("/v1/solve", json={**ASKED, "store": store})).json()
+    batch = (await service.client.post("/v1/batches", json=asked_together(2, strategy="single", store=store))).json()
+    for id in batch["jobs"]:
+        await service.ended(id)
+    listed = (await service.client.get("/v1/jobs")).json()["jobs"]
+    assert [(each["model"], each["strategy"]) for each in listed] == [
+        ("default", "single"),
+        ("default", "single"),
+        ("default", "best_of_n"),
+    ]
+    assert (job["model"], job["strategy"]) == ("default", "best_of_n")
+    assert (await service.client.get(job["links"]["self"])).json() == job
+
+
+async def test_a_job_from_before_its_model_was_kept_beside_its_specification_is_shown_with_it(
+    service: Served, valkey: Redis
+) -> None:
+    job = (await service.client.post("/v1/solve", json=ASKED)).json()
+    assert valkey.hdel(f"tts:job:{job['id']}", "model", "strategy") == 2
+    assert (await service.client.get(job["links"]["self"])).json() == job
 
 
 def asked_together(size: int, **more: Any) -> dict[str, Any]:
@@ -187,6 +219,49 @@ async def test_a_stream_that_broke_goes_on_behind_its_last_event(service: Served
     assert told(behind.text) == whole[-1:]
 
 
+async def test_a_stream_looks_at_all_of_a_job_twice_however_much_happens(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(settings, workers=0) as service:
+        sent = counted(service.desk.store, monkeypatch)
+        await service.store.submit("default", [spec("1")])
+        (claim,), _ = await service.store.claim("w", 1)
+        journal = RedisJournal(service.store.scripts, "1", claim.fence, claim.spec.problem)
+        async with aclosing(Follower(service.desk.store, service.desk.news, "default", "1", 0).events(9)) as events:
+            names = [(event := await anext(events)) and event.name]
+            for i in range(20):
+                await journal.append(held(f"0.{i}"))
+                names.append((event := await anext(events)) and event.name)
+            await service.store.finish(claim, "done", b"", None)
+            names += [event and event.name async for event in events]
+        assert names == ["state", *["call"] * 20, "result"]
+        assert sent.pop("follow") == 1 + 20 + 1
+        assert sent == {"look": 2}
+
+
+def counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each script is sent from now on."""
+    sent, run = Counter[str](), store.scripts.run
+
+    async def counting(name: str, *arguments: Any) -> Any:
+        sent[name] += 1
+        return await run(name, *arguments)
+
+    monkeypatch.setattr(store.scripts, "run", counting)
+    return sent
+
+
+async def test_a_stream_of_a_job_that_is_purged_meanwhile_says_so(endless: Settings) -> None:
+    async with serving(endless) as service, listening(service.app) as client:
+        job = (await client.post("/v1/jobs", json=SLOW)).json()
+        async with client.stream("GET", job["links"]["events"]) as stream:
+            lines = stream.aiter_lines()
+            await anext(lines)
+            await client.delete(job["links"]["self"], params={"purge": True})
+            seen = [line async for line in lines]
+        assert seen[-3:] == ["event: purged", "data: {}", ""]
+
+
 async def test_events_come_as_they_happen_and_a_silent_stream_is_kept_open(endless: Settings) -> None:
     async with serving(endless) as service, listening(service.app) as client:
         job = (await client.post("/v1/jobs", json=SLOW)).json()
@@ -210,7 +285,7 @@ async def test_nobody_listens_any_more_for_streams_that_broke_off(endless: Setti
                     return
 
         async def silent() -> bool:
-            return not valkey.pubsub_channels("tts:news:*") and service.desk.streams == 0
+            return not valkey.pubsub_channels("tts:news:*") and service.desk.streams.open == 0
 
         await asyncio.gather(*(leaves_early() for _ in range(20)))
         await until(silent)
@@ -256,6 +331,63 @@ async def test_there_are_not_more_streams_than_allowed(endless: Settings) -> Non
             assert (refused.status_code, refused.json()["code"]) == (429, "streams")
             assert int(refused.headers["Retry-After"]) > 0
         await client.delete(job["links"]["self"])
+
+
+async def test_streams_of_completions_count_and_one_too_many_is_refused_before_it_is_a_job(endless: Settings) -> None:
+    chat = {
+        "messages": [{"role": "user", "content": "How many?"}],
+        "stream": True,
+        "budget": {"tokens": 20_000},
+        "max_completion_tokens": 10_000,
+    }
+    limited = endless.model_copy(update={"most_streams": 1})
+    async with serving(limited) as service, listening(service.app) as client:
+        async with client.stream("POST", "/v1/chat/completions", json=chat) as stream:
+            lines = stream.aiter_lines()
+            await anext(lines)
+            (job,) = (await client.get("/v1/jobs")).json()["jobs"]
+            for refused in (
+                await client.post("/v1/chat/completions", json=chat),
+                await client.get(job["links"]["events"]),
+            ):
+                assert (refused.status_code, refused.json()["code"]) == (429, "streams")
+                assert int(refused.headers["Retry-After"]) > 0
+            assert len((await client.get("/v1/jobs")).json()["jobs"]) == 1
+        await until(lambda: seated(service, 0))
+        await service.ended(job["id"])
+
+
+async def seated(service: Served, streams: int) -> bool:
+    return service.desk.streams.open == streams
+
+
+async def test_a_stream_whose_job_is_not_taken_in_does_not_count(service: Served) -> None:
+    await Keys(service.store.redis).limit("default", TenantLimits(queued=1, tokens=1))
+    chat = {"messages": [{"role": "user", "content": "How many?"}], "stream": True, "budget": {"tokens": 1_000}}
+    refused = await service.client.post("/v1/chat/completions", json=chat)
+    assert (refused.status_code, refused.json()["code"]) == (429, "budget")
+    assert service.desk.streams.open == 0
+
+
+async def test_a_stream_whose_caller_has_gone_before_it_begins_does_not_count() -> None:
+    streams = Streams(1)
+
+    async def events() -> AsyncIterator[bytes]:
+        yield b""
+
+    async def gone(message: Any) -> None:
+        raise OSError
+
+    with pytest.raises(ClientDisconnect):
+        await EventStream(events(), streams.seat())(SCOPE, gone_already, gone)
+    assert streams.open == 0
+
+
+async def gone_already() -> Any:
+    return {"type": "http.disconnect"}
+
+
+SCOPE = {"type": "http", "asgi": {"spec_version": "2.4"}, "headers": []}
 
 
 async def test_strategies_are_listed_with_the_schemas_of_their_parameters(service: Served) -> None:

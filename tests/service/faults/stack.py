@@ -39,7 +39,7 @@ class Stack:
             "TTS_REDIS_URL": self.redis_url,
             "TTS_DEFAULT_MODEL": backend,
             "TTS_JOBS_AT_ONCE": "32",
-            "TTS_DRAIN_SECONDS": "3",
+            "TTS_DRAIN_SECONDS": "1",
             "PYTHONPATH": os.pathsep.join(sys.path),
             **({"TTS_CONFIG": str(config)} if config else {}),
             **(settings or {}),

@@ -54,3 +54,5 @@ def test_a_rolling_upgrade_loses_nothing(stack: Stack) -> None:
     report = asyncio.run(matrix(stack, "upgrade", max(20, KILLS), max(4, KILLS // 5), upgrade))
     told(report)
     assert report.done == report.jobs
+    assert report.lost_calls, "nothing was handed back: the test shows nothing"
+    assert report.lost_tokens == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path as File
@@ -16,6 +17,9 @@ from service.api.chat import INERT, REFUSED, ChatRequest
 from tests.service.faults.stack import Stack, running
 
 ASK: list[Any] = [{"role": "user", "content": "What is six plus six?"}]
+TOOLS: list[Any] = [
+    {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}, "strict": True}},
+]
 MATHS = {"answer": "maths", "budget": {"tokens": 2_000}}
 
 
@@ -25,6 +29,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     config.write_text(
         '[models.tiny]\nbackend = "fake:tests.handlers:wordy"\nstrategy = "self_consistency:n=6"\n'
         'budget = { tokens = 900 }\nmode = "plain"\n'
+        '[models.caller]\nbackend = "fake:tests.handlers:caller"\nstrategy = "self_consistency:n=9"\n'
         '[models.mute]\nbackend = "fake:tests.handlers:mute"\n'
         "[models.tiny.modes.plain]\nmax_tokens = 50\n[models.tiny.modes.hot]\ntemperature = 1.5\n"
     )
@@ -39,7 +44,29 @@ def client(stack: Stack) -> Iterator[OpenAI]:
 
 
 def test_models_are_listed(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["tiny", "mute"]
+    assert [model.id for model in client.models.list()] == ["tiny", "caller", "mute"]
+
+
+@pytest.mark.parametrize("name", ["tiny", "default", "tiny:hot", "tiny:single", "tiny:hot:beam", "default:single"])
+def test_a_model_is_retrieved_by_any_name_that_a_completion_takes(name: str, client: OpenAI) -> None:
+    told = client.models.retrieve(name)
+    assert (told.id, told.object) == (name, "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("tinny", "did you mean 'tiny'"),
+        ("tiny:hott", "did you mean 'hot'"),
+        ("tinny:single", "did you mean 'tiny'"),
+        ("org/tiny", "did you mean 'tiny'"),
+        ("tiny:singel", "mode or a strategy: .*single"),
+    ],
+)
+def test_a_model_that_nobody_knows_is_not_found_and_the_nearest_is_named(name: str, near: str, client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match=near) as refused:
+        client.models.retrieve(name)
+    assert refused.value.code == "no_model"
 
 
 def test_a_completion_is_the_best_answer_and_its_usage_the_whole_spend(client: OpenAI) -> None:
@@ -122,7 +149,14 @@ def test_without_an_answer_there_is_a_refusal_and_no_made_up_text(client: OpenAI
     [
         ({"logprobs": True}, "logprobs is refused"),
         ({"frequency_penalty": 0.5}, "frequency_penalty is refused"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is refused"),
+        ({"tools": TOOLS}, "fake has no grammar for calls"),
+        ({"tools": TOOLS, "model": "caller:beam"}, "hold whole samples"),
+        ({"tools": TOOLS * 2}, "two of the tools have one name"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "ad"}}}, "did you mean 'add'"),
+        ({"tool_choice": "required"}, "tool_choice without tools"),
+        ({"tools": TOOLS, "response_format": {"type": "json_object"}}, "tools together with response_format"),
+        ({"functions": [{"name": "add"}]}, "/functions: functions is refused: this is the old name of tools"),
+        ({"messages": [*ASK, {"role": "tool", "tool_call_id": "x", "content": "3"}]}, "no tool call before it"),
         ({"extra_body": {"budgt": {"tokens": 5}}}, "did you mean 'budget'"),
         ({"extra_body": {"budget": {"tokens": -1}}}, "greater than or equal to 1"),
         ({"n": 0}, "greater than or equal to 1"),
@@ -135,11 +169,38 @@ def test_what_cannot_be_done_is_refused_by_its_name(client: OpenAI, given: dict[
         client.chat.completions.create(**{"model": "tiny", "messages": ASK, **given})
 
 
+def test_a_function_is_called_by_the_majority_and_hears_back(client: OpenAI) -> None:
+    told = client.chat.completions.create(model="caller", messages=ASK, tools=TOOLS, tool_choice="auto")
+    (choice,) = told.choices
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", "Let me see.")
+    (call,) = choice.message.tool_calls or []
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("add", {"a": 1, "b": 2})
+    extra: Any = told.model_extra
+    assert sum(vote["count"] for vote in extra["tts"]["votes"]) == 9
+    assert len(extra["tts"]["votes"]) == 2, "the order of arguments does not matter"
+    back: Any = [*ASK, choice.message, {"role": "tool", "tool_call_id": call.id, "content": "3"}]
+    then = client.chat.completions.create(model="caller", messages=back, tools=TOOLS)
+    assert (then.choices[0].finish_reason, then.choices[0].message.content) == ("stop", "It is 3.")
+
+
+def test_calls_are_streamed_whole(client: OpenAI) -> None:
+    stream = client.chat.completions.create(model="caller", messages=ASK, tools=TOOLS, stream=True)
+    chunks = [chunk.choices[0] for chunk in stream if chunk.choices]
+    (call,) = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
+    assert call.function is not None
+    assert (call.index, call.function.name) == (0, "add")
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
 def test_images_are_refused_where_a_model_takes_none(client: OpenAI) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     with pytest.raises(openai.APIStatusError, match="text only") as refused:
-        client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": [image]}])
+        client.chat.completions.create(model="tiny:single", messages=[{"role": "user", "content": [image]}])
     assert refused.value.status_code == 400
+    image["image_url"] = {"url": "http://10.0.0.1/secret.png"}
+    with pytest.raises(openai.BadRequestError, match="no addresses are fetched"):
+        client.chat.completions.create(model="tiny:single", messages=[{"role": "user", "content": [image]}])
 
 
 def test_parameters_that_change_nothing_are_taken(client: OpenAI) -> None:

@@ -12,6 +12,7 @@ from service.keys import Keys, TenantLimits
 from service.settings import Settings
 from service.spec import State
 from service.store import Claim, RedisJournal, Refusal, StaleLease, Store
+from tests.fakes import PROBLEM
 from tests.service.serving import completion, held, settled, spec
 from tts.journal import Checkpoint, Computed, Held, Record
 
@@ -280,9 +281,38 @@ async def test_nothing_is_left_of_a_job_that_is_purged(when: str, store: Store, 
     assert (await store.spending("a"))["held_tokens"] == 0
 
 
+async def followed(store: Store, start: int, tenant: str = "a") -> tuple[str, int, list[Record]] | None:
+    seen = await store.follow(tenant, "1", start, PROBLEM)
+    return seen and (seen.state, seen.fence, list(seen.grown))
+
+
+async def test_whoever_follows_a_job_is_told_how_it_stands_and_of_its_journal_what_is_new(store: Store) -> None:
+    await submitted(store, "a", "1")
+    assert await followed(store, 0) == ("queued", 0, [])
+    (claim,) = await claimed(store)
+    await journal_of(store, claim).append(done("0"), done("1"), done("2"))
+    for _ in range(2):  # to look changes nothing
+        assert await followed(store, 1) == ("running", 1, [done("1"), done("2")])
+    assert await followed(store, 3) == ("running", 1, [])
+    await finished(store, claim)
+    assert await followed(store, 2) == ("done", 1, [done("2")])
+    await store.cancel("a", "1", purge=True)
+    assert await followed(store, 0) is None
+
+
+async def test_of_a_job_that_is_not_stored_there_is_nothing_to_follow_once_it_has_ended(store: Store) -> None:
+    await store.submit("a", [spec("1")], store=False)
+    (claim,) = await claimed(store)
+    await journal_of(store, claim).append(done("0"))
+    assert await followed(store, 0) == ("running", 1, [done("0")])
+    await finished(store, claim)
+    assert await followed(store, 0) == ("done", 1, [])
+
+
 async def test_a_tenant_can_neither_see_nor_cancel_the_job_of_another(store: Store) -> None:
     await submitted(store, "a", "1")
     assert await store.job("b", "1") is None
+    assert await followed(store, 0, "b") is None
     assert await store.cancel("b", "1", purge=True) is None
     assert await state_of(store, "1") == "queued"
 

@@ -14,7 +14,7 @@ CHATML = (
 )
 
 
-def build(folder: Path, architecture: str, template: str | None = CHATML) -> Path:
+def build(folder: Path, architecture: str, template: str | None = CHATML, context: int = 512) -> Path:
     """A model folder with two layers, grouped queries and one token per byte."""
     import transformers
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -34,7 +34,7 @@ def build(folder: Path, architecture: str, template: str | None = CHATML) -> Pat
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         bos_token_id=None,
         eos_token_id=tokenizer.token_to_id("<|im_end|>"),
         tie_word_embeddings=False,

@@ -32,7 +32,7 @@ from tts.backends.litellm.gate import pause_after  # noqa: E402
 from tts.backends.litellm.provider import redacted  # noqa: E402
 from tts.errors import BackendError, UsageError  # noqa: E402
 from tts.halt import Halt  # noqa: E402
-from tts.types import Completion, Message, Path, Sampling, Usage  # noqa: E402
+from tts.types import Completion, Image, Message, Path, Sampling, Usage  # noqa: E402
 
 # LiteLLM warns about its own insides.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(litellm|pydantic)")
@@ -203,6 +203,18 @@ def test_a_sample_is_one_chat_request_charged_with_what_the_provider_counted() -
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def test_images_are_sent_where_they_stand_in_the_text() -> None:
+    url = "data:image/png;base64,AAAA"
+    message = Message(role="user", content="What is this?", images=(Image(at=0, url=url), Image(at=8, url=url)))
+    _, body = answered(says("A cat."), request(Path(start=(message,))))
+    image = {"type": "image_url", "image_url": {"url": url}}
+    text = [{"type": "text", "text": words} for words in ("What is ", "this?")]
+    assert body["messages"] == [{"role": "user", "content": [image, text[0], image, text[1]]}]
+    backend = LiteLLMBackend(MODEL)
+    plain = Path(start=(Message(role="user", content="What is this?"),))
+    assert backend.prompt_tokens(Path(start=(message,))) > backend.prompt_tokens(plain) + 400
 
 
 def test_an_answer_that_used_up_its_grant_says_so() -> None:
@@ -453,6 +465,7 @@ def test_a_model_of_no_known_provider_is_refused_at_once() -> None:
         (request(Path(start=(1, 2))), "not token ids"),
         (request(until=("\n\n",)), "where a step ends"),
         (request(sampling=Sampling(stop_ids=(1,))), "takes no stop_ids"),
+        (request(Path(start=(Message(role="tools", content="[]"),))), "need an SGLang server"),
         (request(sampling=Sampling(stop=("1", "2", "3", "4", "5"))), "at most 4 stop strings, not 5"),
     ],
 )
@@ -463,8 +476,8 @@ def test_what_a_chat_api_cannot_do_is_refused_before_anything_is_sent(asked: Req
 
 def test_what_a_model_can_do_costs_and_holds_is_what_litellm_knows_of_it() -> None:
     known, prefilled, unknown = map(LiteLLMBackend, ("gpt-4o-mini", "anthropic/claude-3-haiku-20240307", MODEL))
-    assert known.info.capabilities == {"logprobs", "grammar"}
-    assert prefilled.info.capabilities == {"continue", "grammar"}
+    assert known.info.capabilities == {"logprobs", "grammar", "images"}
+    assert prefilled.info.capabilities == {"continue", "grammar", "images"}
     assert (known.info.context, unknown.info.context) == (128_000, CONTEXT)
     assert known.price is not None
     assert known.price.usd(1_000_000, 0, 0) == pytest.approx(0.15)

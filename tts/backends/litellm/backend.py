@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from contextlib import aclosing
 from functools import partial
 from itertools import count
@@ -20,7 +21,7 @@ from tts.backends.litellm.draft import Draft
 from tts.backends.litellm.gate import Gate, pause_after, until
 from tts.cost import Price
 from tts.errors import BackendError, UsageError
-from tts.types import Capability, Completion, ModelInfo, Path, digest
+from tts.types import Capability, Completion, Message, ModelInfo, Path, digest
 
 CONTEXT = 32_768
 """Tokens, of a model whose window LiteLLM does not know."""
@@ -64,6 +65,7 @@ class LiteLLMBackend:
             "logprobs": "logprobs" in self._supported,
             "continue": bool(listed.get("supports_assistant_prefill")),
             "grammar": bool(listed.get("supports_response_schema")),
+            "images": bool(listed.get("supports_vision")),
         }
         self.info = ModelInfo(
             name=model,
@@ -78,8 +80,9 @@ class LiteLLMBackend:
         )
 
     def prompt_tokens(self, path: Path) -> int:
-        """An estimate a quarter above the count of a tokenizer that is at hand; settled is what the provider counts."""
-        plain = [{"role": each["role"], "content": each["content"]} for each in self._messages(path)]
+        """An estimate a quarter above the count of a tokenizer that is at hand, images taken to be looked at closely;
+        settled is what the provider counts."""
+        plain = [{"role": each["role"], "content": each["content"]} for each in self._messages(path, detail="high")]
         # Without a model's name, the tokenizer that LiteLLM brings along counts: none has to be found by its name.
         return int(self._litellm.token_counter(model="", messages=plain) * 5 / 4) + 1
 
@@ -113,13 +116,15 @@ class LiteLLMBackend:
         except Exception:  # noqa: BLE001  what it raises for a model that is not in the list
             return supported, {}
 
-    def _messages(self, path: Path) -> list[dict[str, Any]]:
+    def _messages(self, path: Path, **looks: str) -> list[dict[str, Any]]:
         """The conversation, and what is to be continued as the beginning of the assistant's turn."""
         messages: list[dict[str, Any]] = []
         for each in path.start:
             if isinstance(each, int):
                 raise UsageError(f"{self._model} reads messages, not token ids; use a local model")
-            messages.append({"role": each.role, "content": each.content})
+            if each.role in ("tool", "tools") or each.calls:
+                raise UsageError(f"{self._model} is not told of functions here; calls of them need an SGLang server")
+            messages.append({"role": each.role, "content": _content(each, looks)})
         if path.steps and "continue" not in self.info.capabilities:
             raise UsageError(
                 f"{self._model} cannot continue a text; use a local model, or a strategy that samples whole"
@@ -197,6 +202,23 @@ class LiteLLMBackend:
     def _failure(self, error: Exception, asked: dict[str, Any], draft: Draft) -> BackendError:
         usage = None if draft.answered else provider.known_cost(error)
         return BackendError(provider.in_words(error, self._litellm, asked), usage=usage)
+
+
+def _content(message: Message, looks: Mapping[str, str]) -> str | list[dict[str, Any]]:
+    """A message as chat APIs take it: in parts only where it has images."""
+    if not message.images:
+        return message.content
+    parts: list[dict[str, Any]] = []
+    at = 0
+    for image in message.images:
+        parts += _said(message.content[at : image.at])
+        parts.append({"type": "image_url", "image_url": {"url": image.url, **looks}})
+        at = image.at
+    return [*parts, *_said(message.content[at:])]
+
+
+def _said(text: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text}] if text else []
 
 
 def _response_format(schema: str | None) -> dict[str, Any] | None:

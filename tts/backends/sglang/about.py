@@ -135,8 +135,11 @@ def capabilities_of(server: Mapping[str, Any]) -> frozenset[Capability]:
     if not server.get("is_generation", True):
         return frozenset({"prefill_score", "abort"})
     found: set[Capability] = {"continue", "prefill_score", "abort"}
-    if server.get("grammar_backend") != "none":
+    grammar = server.get("grammar_backend")
+    if grammar != "none":
         found.add("grammar")
+    if grammar in (None, "xgrammar"):  # others know structural tags of another form
+        found.add("structural_tag")
     return frozenset(found | ({"logprobs"} if server.get("original_logprobs") else set()))
 
 

@@ -160,10 +160,10 @@ class SGLangBackend:
     def _check_grammar(self, request: Request) -> None:
         """Refuse what a grammar cannot do."""
         sampling = request.sampling
-        if sampling.json_schema is None:
+        if not sampling.held:
             return
         if request.until or request.path.steps:
-            raise UsageError("a JSON Schema holds whole samples: choose a strategy that does not search over steps")
+            raise UsageError("a grammar holds whole samples: choose a strategy that does not search over steps")
         if sampling.thinks and not self._facts.server.get("reasoning_parser"):
             raise UsageError(
                 f"the servers of {self.info.name} do not know where thinking ends: start them with --reasoning-parser"

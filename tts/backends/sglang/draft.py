@@ -73,7 +73,7 @@ class Draft:
         have generated if it died at that moment is not asked for again, so that the grant holds."""
         if told is not None:
             self._deliver(told)
-        if self.request.sampling.json_schema is not None:  # a grammar cannot take up where another one was
+        if self.request.sampling.held:  # a grammar cannot take up where another one was
             self.ids, self.logprob = (), 0.0
         if started:
             rest = max(0, self.left)

@@ -62,8 +62,9 @@ def generation(request: Request, ids: Sequence[int], tokens: int, stop_ids: Sequ
             "skip_special_tokens": False,
             "stream_interval": interval,
             "json_schema": sampling.json_schema,
+            "structural_tag": sampling.structural_tag,
         },
-        "require_reasoning": sampling.thinks and sampling.json_schema is not None,
+        "require_reasoning": sampling.thinks and sampling.held,
         "return_logprob": sampling.logprobs,
         "stream": True,
     }

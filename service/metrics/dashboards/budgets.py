@@ -23,7 +23,7 @@ from service.metrics.dashboards.panels import (
     rows,
     series,
 )
-from service.metrics.dashboards.queries import grown, now, rate, ratio
+from service.metrics.dashboards.queries import grown, happened, now, rate, ratio
 
 HOUR, DAY = 3_600, 86_400
 
@@ -95,7 +95,8 @@ def _at_a_glance() -> list[Panel]:
             SHARE,
             Query(
                 ratio(
-                    f"({grown('tts_budget_forfeited_tokens_total')} + {grown('tts_budget_lost_tokens_total')})",
+                    f"(({grown('tts_budget_forfeited_tokens_total')} or vector(0)) "
+                    f"+ ({grown('tts_budget_lost_tokens_total')} or vector(0)))",
                     grown("tts_budget_spent_tokens_total"),
                 )
             ),
@@ -106,7 +107,7 @@ def _at_a_glance() -> list[Panel]:
             "Jobs whose bill was not what their journal adds up to, in the time that is shown. One is one too many: "
             "see the runbook.",
             COUNT,
-            Query(grown("tts_ledger_mismatches_total")),
+            Query(happened("tts_ledger_mismatches_total")),
             limits=Limits(1, 1),
         ),
     ]

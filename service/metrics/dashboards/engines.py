@@ -20,7 +20,7 @@ from service.metrics.dashboards.panels import (
     series,
 )
 from service.metrics.dashboards.queries import (
-    grown,
+    happened,
     now,
     quantile,
     rate,
@@ -79,7 +79,7 @@ def _at_a_glance() -> list[Panel]:
             "Taken away from workers",
             "Jobs whose worker was heard of no more, in the time that is shown. They go on elsewhere.",
             COUNT,
-            Query(grown("tts_jobs_requeued_total")),
+            Query(happened("tts_jobs_requeued_total")),
             limits=Limits(1, 10),
         ),
     ]

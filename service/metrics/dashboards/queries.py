@@ -49,6 +49,13 @@ def grown(name: str, by: str = "", **where: str) -> str:
     return _by("sum", by, _once(f"increase({select(name, **where)}[{SHOWN}])"))
 
 
+def happened(name: str) -> str:
+    """How often something rare happened in the time that is shown. Of a counter that appears with the first time,
+    `increase` would see nothing, and of the others it makes fractions."""
+    then = f"sum ({_once(f'{name} offset {SHOWN}')}) or vector(0)"
+    return f"sum ({_once(name)}) - ({then})"
+
+
 def now(name: str, by: str = "", how: str = "sum") -> str:
     """A gauge, added up (or what `how` says) over the labels that are not named."""
     return _by(how, by, _once(select(name)))

@@ -139,9 +139,15 @@ class Page:
         axes.grid(color="#e8e8e8", linewidth=0.5)
         axes.spines[:].set_visible(False)
         if found:
-            edge = axes.get_position()
-            axes.legend(loc="upper left", bbox_to_anchor=(edge.x0 - 0.05, edge.y0 - 0.2 / (self._rows * ROW)), bbox_transform=self._figure.transFigure, ncols=2, fontsize=5.6, frameon=False,
-                        handlelength=1, columnspacing=1, labelspacing=0.25, borderpad=0)  # fmt: skip
+            self._legend(axes)
+
+    def _legend(self, axes: Axes) -> None:
+        """Below the axes, from the panel's edge on."""
+        edge = axes.get_position()
+        corner = edge.x0 - 0.05, edge.y0 - 0.2 / (self._rows * ROW)
+        place: dict[str, Any] = {"bbox_to_anchor": corner, "bbox_transform": self._figure.transFigure}
+        look: dict[str, Any] = {"ncols": 2, "fontsize": 5.6, "frameon": False, "handlelength": 1, "columnspacing": 1}
+        axes.legend(loc="upper left", **place, **look, labelspacing=0.25, borderpad=0)
 
     def _figure_of(self, panel: Mapping[str, Any], axes: Axes) -> None:
         defaults = panel["fieldConfig"]["defaults"]
@@ -162,8 +168,8 @@ class Page:
         axes.barh(names, [most] * len(names), color="#eeeeee", height=0.6)
         colors = [_color(value, defaults["thresholds"]["steps"]) for value in values]
         axes.barh(names, [min(value, most) for value in values], color=colors, height=0.6)
-        for name, value in zip(names, values, strict=True):
-            axes.text(most * 0.98, name, spelled(value, defaults["unit"]), ha="right", va="center", fontsize=9)
+        for number, value in enumerate(values):
+            axes.text(most * 0.98, number, spelled(value, defaults["unit"]), ha="right", va="center", fontsize=9)
         axes.set(xticks=[], xlim=(0, most))
         axes.set_ylim(-1, max(3, len(names)))
         axes.tick_params(labelsize=8, length=0)

@@ -47,7 +47,7 @@ def metrics(query: str) -> set[str]:
     """The names in a query that are no functions, labels, words or numbers."""
     bare = GROUPING.sub(" ", re.sub(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"", " ", query))
     words = set(re.findall(r"(?<![\w.:])[a-zA-Z_][\w:]*(?!\w|\s*\()", bare))
-    return words - {"and", "or", "unless", "bool", "on", "by"}
+    return words - {"and", "or", "unless", "bool", "offset"}
 
 
 def family(name: str) -> str:

@@ -132,8 +132,8 @@ async def busy(
     return jobs
 
 
-async def mishaps(stack: Stack, callers: Callers) -> None:
-    """One of each: refused, cancelled, failed, dead, and lost with its worker."""
+async def mishaps(stack: Stack, callers: Callers) -> list[dict[str, Any]]:
+    """One of each: refused, cancelled, failed, dead, and lost with its worker; the jobs that came of it."""
     assert await callers.ask("initech", Kind("steps", "best_of_n:n=4", 5_000)) == ""
     cancelled = await callers.ask("acme", Kind("slow", "best_of_n:n=4", 3_000))
     failed = await callers.ask("acme", Kind("broken", "best_of_n:n=2"))
@@ -144,5 +144,6 @@ async def mishaps(stack: Stack, callers: Callers) -> None:
     await asyncio.sleep(2)
     for number in range(len(stack.parts["worker"])):
         stack.kill("worker", number)
-    states = [(await callers.ended("acme", job))["state"] for job in (cancelled, failed, dead, *lost)]
-    assert states == ["cancelled", "failed", "dead", *["done"] * len(lost)]
+    jobs = [await callers.ended("acme", job) for job in (cancelled, failed, dead, *lost)]
+    assert [job["state"] for job in jobs] == ["cancelled", "failed", "dead", *["done"] * len(lost)]
+    return jobs

@@ -28,7 +28,7 @@ WIDTH, ROW = 15.0, 0.27
 """Inches: of a dashboard, and of one row of its grid."""
 DOTS, SHADES = 100, 256
 COLUMNS = 24
-LINES = 7
+LINES = 6
 """In a legend, at most; Grafana's scrolls."""
 COLORS = ("#3274d9", "#e0752d", "#56a64b", "#a352cc", "#e02f44", "#e0b400", "#37872d", "#8f3bb8", "#5794f2", "#ff9830")
 MARKS = {"green": "#56a64b", "orange": "#e0752d", "red": "#e02f44"}

@@ -80,8 +80,9 @@ def _answers() -> list[Panel]:
         ),
         series(
             "How answers were chosen",
-            "Problems answered, by what chose the answer: a vote, confidence, a verifier's score. More that were `forced "
-            "at the end` than usual: budgets end before a sample does. `for want of scores`: the verifier fails.",
+            "Problems answered, by what chose the answer: a vote, confidence, a verifier's score. More that were "
+            "`forced at the end` than usual: budgets end before a sample does. `for want of scores`: the verifier "
+            "fails.",
             A_SECOND,
             Query(rate("tts_answers_total", "chosen"), "{{chosen}}"),
             stacked=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
@@ -78,7 +77,7 @@ def watcher(folder: File, api: str, backend: str | None) -> Watcher:
     port, own = _port(), folder / "prometheus"
     own.mkdir(parents=True, exist_ok=True, mode=0o700)  # the configuration may hold a token
     catalog = Catalog(known.model_copy(update={"default_model": backend}) if backend else known)
-    token = os.environ.get("TTS_METRICS_TOKEN", "")
+    token = known.metrics_token.get_secret_value() if known.metrics_token else ""
     text = configuration({"tts": [api], "sglang": servers(catalog)}, token=token)
     (own / "prometheus.yml").write_text(text)
     if known.auth == "keys" and not token:

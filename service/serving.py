@@ -1,4 +1,4 @@
-"""The commands that serve: `tts up`, `tts api`, `tts worker`, `tts keys`."""
+"""What the commands do that serve: `tts up`, `tts api`, `tts worker`, `tts keys`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tts.errors import UsageError
@@ -37,6 +37,10 @@ class Settings(BaseSettings):
     """How long a worker that is told to stop goes on with what it has, before it hands it back."""
     sandbox: bool = False
     """Whether programs may be run, in a sandbox that has passed its own tests."""
+
+    metrics_token: SecretStr | None = None
+    """What Prometheus sends to read `/metrics`, as a bearer token. Without one, nobody reads them where keys are
+    needed."""
 
     retention_seconds: PositiveInt = 7 * DAY
     linger_seconds: PositiveInt = 600

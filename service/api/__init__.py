@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from service.api import jobs, openai, problems
 from service.api.asking import Asking
 from service.api.chat import ChatRequest
 from service.api.door import Bounded
 from service.api.news import News
+from service.api.problems import Fault
 from service.api.schemas import BatchRequest, Health, JobRequest, SolveRequest
 from service.api.tickets import Tickets
 from service.catalog import Catalog
 from service.keys import Keys
+from service.metrics.rows import page
 from service.settings import Settings
 from service.store import Store, Unreachable
 from tts.solve import code_version
 
+PAGE = "text/plain; version=0.0.4"
+"""The format of `/metrics`."""
 ABOUT = """Better answers for the compute you have: a problem and a budget in, the best answer that the budget can buy
 and an exact bill out."""
 
@@ -51,7 +56,22 @@ def create_app(settings: Settings, send: Callable[[int], object]) -> FastAPI:
     app.include_router(jobs.router)
     app.include_router(openai.router)
     _health(app)
+    _metrics(app, settings)
     return app
+
+
+def _metrics(app: FastAPI, settings: Settings) -> None:
+    token = settings.metrics_token.get_secret_value() if settings.metrics_token else None
+
+    @app.get("/metrics", include_in_schema=False)
+    async def metrics(request: Request) -> PlainTextResponse:
+        """All metrics, for Prometheus."""
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token is None and settings.auth == "keys":
+            raise Fault(401, "no_token", "set TTS_METRICS_TOKEN, and let Prometheus send it as its bearer token")
+        if token is not None and not secrets.compare_digest(sent.encode(), token.encode()):
+            raise Fault(401, "no_token", "this is not the bearer token that TTS_METRICS_TOKEN says")
+        return PlainTextResponse(page(await request.app.state.desk.store.metrics()), media_type=PAGE)
 
 
 def _health(app: FastAPI) -> None:

@@ -7,12 +7,12 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
-from service.store import GONE, Store, stopped
+from service.store import GONE, Store, heard, stopped
 
 log = logging.getLogger("tts.api")
-AGAIN = 0.5
+ENDED, CHANGED = "tts:ended", "tts:news:"
+"""Topics: the end of any job, its id as text; and, before a job's id, whatever is new of it."""
 
 
 class News:
@@ -51,7 +51,7 @@ class News:
         self._changed[id].add(event)
         try:
             if alone:
-                await self._say("subscribe", f"tts:news:{id}")
+                await self._say("subscribe", f"{CHANGED}{id}")
             yield event
         finally:
             _leave(self._changed, id, event)
@@ -62,7 +62,7 @@ class News:
 
     async def _unsubscribe(self, id: str) -> None:
         if id not in self._changed:
-            await self._say("unsubscribe", f"tts:news:{id}")
+            await self._say("unsubscribe", f"{CHANGED}{id}")
 
     async def _say(self, command: str, topic: str) -> None:
         try:
@@ -71,30 +71,13 @@ class News:
             log.warning("no news for a moment: %s", error)
 
     async def _listen(self) -> None:
-        away = False
-        while True:
-            try:
-                topics = ["tts:ended", *(f"tts:news:{id}" for id in self._changed)]
-                await self._channel.subscribe(*topics)
-                async for message in self._channel.listen():
-                    away = False
-                    self._hear(message)
-            except GONE as error:
-                if not away:  # once, however long it lasts
-                    log.warning("no news until the store is back: %s", error)
-                away = True
-            await asyncio.sleep(AGAIN)
+        async for topic, text in heard(self._channel, self._topics, "news"):
+            waiting, id = (self._ended, text) if topic == ENDED else (self._changed, topic.removeprefix(CHANGED))
+            for event in waiting.get(id, ()):
+                event.set()
 
-    def _hear(self, message: dict[str, Any]) -> None:
-        if message["type"] != "message":
-            return
-        topic = message["channel"].decode()
-        ended = topic == "tts:ended"
-        waiting = (self._ended if ended else self._changed).get(
-            message["data"].decode() if ended else topic.removeprefix("tts:news:"), ()
-        )
-        for event in waiting:
-            event.set()
+    def _topics(self) -> list[str]:
+        return [ENDED, *(f"{CHANGED}{id}" for id in self._changed)]
 
 
 def _leave(waiting: defaultdict[str, set[asyncio.Event]], id: str, event: asyncio.Event) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from service.metrics.rows import Increments
 from service.outcome import Outcome
 from tts.journal import Ended, Header, Held, Record, Settled, usage_of
 from tts.trace import FINISHER
-from tts.types import NOTHING, Spend
+from tts.types import NOTHING, Budget, Role, Spend
 
 OUTCOMES = {"stop": "finished", "until": "step", "length": "truncated", "watched": "truncated", "halted": "cancelled"}
 """What became of a sample that came back, by how it ended."""
@@ -21,25 +21,26 @@ class Counting:
 
     def __init__(self, tenant: str, strategy: str, waited: float) -> None:
         self._tenant, self._strategy, self._waited = tenant, strategy, waited
-        self._header: Header | None = None
+        self._models: dict[Role, str] = {}
+        self._granted: Budget | None = None
         self._held: dict[str, float] = {}
         self._rounds: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         self._spent: Spend = NOTHING
         self._answered = False
+        self._replayed = 0
 
-    def replayed(self, records: Iterable[Record]) -> Increments:
-        """Records of an earlier life: only that they answer calls again is new."""
-        told = list(records)
-        for record in told:
+    def replay(self, records: Iterable[Record]) -> None:
+        """Hear of an earlier life: only that its calls are answered again is new, and told with what comes next."""
+        for record in records:
             self._counted(record, Increments())
-        found = Increments()
-        again = sum(isinstance(record, Settled) and record.outcome != "lost" for record in told)
-        found.add("tts_replayed_calls_total", self._strategy, by=again)
-        return found
+            self._replayed += isinstance(record, Settled) and record.outcome != "lost"
 
-    def counted(self, records: Iterable[Record]) -> Increments:
+    def counted(self, records: Sequence[Record]) -> Increments:
         """What records add that are being written."""
         found = Increments()
+        if records:
+            found.add("tts_replayed_calls_total", self._strategy, by=self._replayed)
+            self._replayed = 0
         for record in records:
             self._counted(record, found)
         return found
@@ -74,16 +75,17 @@ class Counting:
             self._waits(found)
 
     def _begun(self, header: Header, found: Increments) -> None:
-        self._header = header
+        self._models = {role: info.name for role, info in header.models.items()}
+        self._granted = header.budget
         whose = self._tenant, self._strategy
         found.add("tts_budget_granted_tokens_total", *whose, by=header.budget.tokens or 0)
         found.add("tts_budget_granted_usd_total", *whose, by=header.budget.usd or 0)
         found.observe("tts_queue_seconds", self._tenant, value=self._waited)
 
     def _refund(self, found: Increments) -> None:
-        if self._header is None:
+        whose, budget = (self._tenant, self._strategy), self._granted
+        if budget is None:
             return
-        whose, budget = (self._tenant, self._strategy), self._header.budget
         found.add("tts_budget_refunded_tokens_total", *whose, by=max(0, (budget.tokens or 0) - self._spent.tokens))
         found.add("tts_budget_refunded_usd_total", *whose, by=max(0.0, (budget.usd or 0) - self._spent.usd))
 
@@ -103,8 +105,7 @@ class Counting:
 
     def _used(self, settled: Settled, found: Increments) -> int:
         """What models read and wrote for a call; how many tokens came of it."""
-        assert self._header is not None
-        model = self._header.models[settled.role].name
+        model = self._models.get(settled.role, "")
         held = self._held.pop(settled.key, None)
         if held is not None and settled.outcome not in ("refused", "lost"):
             found.observe("tts_call_seconds", settled.role, model, value=settled.at - held)

@@ -3,7 +3,19 @@ whatever dies in the middle, it has happened or it has not; every script can be 
 """
 
 from service.store.connection import GONE, Scripts, Unreachable, stopped
+from service.store.hearing import heard
 from service.store.journal import RedisJournal, StaleLease
 from service.store.store import Claim, Refusal, Store
 
-__all__ = ["GONE", "Claim", "RedisJournal", "Refusal", "Scripts", "StaleLease", "Store", "Unreachable", "stopped"]
+__all__ = [
+    "GONE",
+    "Claim",
+    "RedisJournal",
+    "Refusal",
+    "Scripts",
+    "StaleLease",
+    "Store",
+    "Unreachable",
+    "heard",
+    "stopped",
+]

@@ -1,4 +1,5 @@
--- worker, how many, lease in ms, most attempts. The jobs whose turn it is: {id, fence, tenant, specification, share}.
+-- worker, how many, lease in ms, most attempts. The jobs whose turn it is: {id, fence, tenant, specification, share,
+-- how metrics call the tenant, milliseconds in which it was queued before its first start}.
 -- Then how many are still queued by those whose turn it is next, at least.
 local worker, wanted, lease, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local t, claimed = now(), {}
@@ -35,14 +36,16 @@ while #claimed < wanted do
   if not tenant then break end
   redis.call('ZREM', key('turns'), tenant)
   local id = redis.call('LPOP', key('queue', tenant))
-  local job = id and redis.call('HMGET', key('job', id), 'state', 'spec', 'attempts', 'mark', 'batch', 'share', 'progress', 'retain')
+  local job = id and redis.call('HMGET', key('job', id), 'state', 'spec', 'attempts', 'mark', 'batch', 'share', 'progress', 'retain', 'created')
   if job and job[1] == 'queued' then
     local progress = number(job[7])
     local attempts = (job[4] and progress > tonumber(job[4])) and 1 or tonumber(job[3]) + 1
     if attempts > most then
-      close(id, read(id), 'dead', {'error', cjson.encode({code = 'poison',
+      local poison = read(id)
+      close(id, poison, 'dead', {'error', cjson.encode({code = 'poison',
         detail = 'its worker died ' .. most .. ' times in a row before it got any further'})})
       bury(id, job[8])
+      count_end(poison, 'dead')
     else
       local fence = redis.call('HINCRBY', key('job', id), 'fence', 1)
       redis.call('HSET', key('job', id), 'state', 'running', 'worker', worker, 'attempts', attempts, 'mark', progress)
@@ -51,7 +54,7 @@ while #claimed < wanted do
       redis.call('HINCRBY', key('count', tenant), 'queued', -1)
       redis.call('HINCRBY', key('count', tenant), 'running', 1)
       local mine = job[6] or (job[5] and share(id, job[5])) or ''
-      claimed[#claimed + 1] = {id, fence, tenant, job[2], mine}
+      claimed[#claimed + 1] = {id, fence, tenant, job[2], mine, label(tenant), t - math.floor(job[9] / 1000)}
       tell(id)
     end
   end

@@ -11,6 +11,23 @@ local function now() return math.floor(micro() / 1000) end
 
 local function number(value) return tonumber(value or '') or 0 end
 
+-- Metrics: a field for each row of the page that Prometheus reads, under its own words.
+local function count(row, by) redis.call('HINCRBYFLOAT', key('metrics'), row, by or 1) end
+
+-- How a tenant is called there: the first hundred by their names, all others together.
+local function label(tenant)
+  if redis.call('SISMEMBER', key('labelled'), tenant) == 1 then return tenant end
+  if redis.call('SCARD', key('labelled')) >= 100 then return 'other' end
+  redis.call('SADD', key('labelled'), tenant)
+  return tenant
+end
+
+-- A job that ends without a worker.
+local function count_end(job, state)
+  count(string.format('tts_jobs_ended_total{tenant="%s",strategy="%s",state="%s",stop=""}', label(job.tenant),
+    job.strategy or '', state))
+end
+
 -- Followers of one job listen to its own channel; that it has ended is told to all.
 local function tell(id) redis.call('PUBLISH', key('news', id), '') end
 
@@ -64,7 +81,7 @@ end
 
 local FIELDS = {'tenant', 'window', 'state', 'hold_tokens', 'hold_usd', 'batch', 'share_tokens', 'share_usd',
   'share_flops', 'spent_tokens', 'spent_usd', 'spent_flops', 'open_tokens', 'open_usd', 'open_flops', 'store', 'purge',
-  'retain', 'fence', 'started'}
+  'retain', 'fence', 'started', 'strategy'}
 
 local function read(id)
   local values, job = redis.call('HMGET', key('job', id), unpack(FIELDS)), {}
@@ -102,7 +119,7 @@ end
 
 -- Back to the front of its queue, out of reach of whoever had it.
 local function requeue(id, job)
-  redis.call('HSET', key('job', id), 'state', 'queued')
+  redis.call('HSET', key('job', id), 'state', 'queued', 'waiting', now())
   redis.call('HINCRBY', key('job', id), 'fence', 1)
   redis.call('HINCRBY', key('count', job.tenant), 'running', -1)
   redis.call('HINCRBY', key('count', job.tenant), 'queued', 1)

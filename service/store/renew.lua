@@ -16,6 +16,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('leases'), '-inf', t, 'LIMIT
   local job = read(id)
   if job.state == 'running' then
     requeue(id, job)
+    count('tts_jobs_requeued_total')
     requeued = requeued + 1
   else
     redis.call('ZREM', key('leases'), id)

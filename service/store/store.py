@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple, cast
 
 from pydantic import NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 
+from service.metrics.rows import Increments, row
+from service.metrics.standing import tenant_gauges, worker_gauges
 from service.settings import Settings
 from service.spec import OVER, Spec, State
 from service.store.connection import Scripts, connect
@@ -39,6 +42,10 @@ class Claim(NamedTuple):
     fence: int
     tenant: str
     spec: Spec
+    label: str
+    """How metrics call the tenant."""
+    waited: float
+    """Seconds until it was started first."""
 
     @property
     def id(self) -> str:
@@ -178,11 +185,17 @@ class Store:
         handed: int = await self.scripts.run("release", *(part for item in held.items() for part in item))
         return handed
 
-    async def finish(self, claim: Claim, state: State, result: bytes, error: Mapping[str, Any] | None) -> bool:
+    async def finish(
+        self,
+        claim: Claim,
+        state: State,
+        result: bytes,
+        error: Mapping[str, Any] | None,
+        counted: Increments | None = None,
+    ) -> bool:
         """Write down how a job ended; false where it is somebody else's by now."""
-        told = await self.scripts.run(
-            "finish", claim.id, claim.fence, state, result, json.dumps(error) if error else ""
-        )
+        why, rows = json.dumps(error) if error else "", counted.pairs() if counted else ()
+        told = await self.scripts.run("finish", claim.id, claim.fence, state, result, why, *rows)
         return bool(told == b"ok")
 
     async def cancel(self, tenant: str, id: str, *, purge: bool = False) -> State | None:
@@ -245,6 +258,14 @@ class Store:
         told = await self.scripts.run("dead", most)
         return [(_text(id), _text(tenant), int(at) / 1000, json.loads(why)["detail"]) for id, tenant, at, why in told]
 
+    async def metrics(self) -> dict[str, str]:
+        """All rows of `/metrics`: what was counted, and how things stand."""
+        (counted, dead, oldest, tenants), workers = await asyncio.gather(self.scripts.run("metrics"), self.workers())
+        gauges = {row("tts_dead_letters"): dead, row("tts_queue_age_seconds"): oldest / 1000, **worker_gauges(workers)}
+        for told in tenants:
+            gauges |= tenant_gauges(told)
+        return _fields(counted) | {name: f"{amount:.17g}" for name, amount in gauges.items()}
+
     async def workers(self) -> dict[str, dict[str, Any]]:
         """Those that were alive a moment ago, and what they say of themselves."""
         told = await self.scripts.run("workers", int(self.settings.lease_seconds * 1000))
@@ -253,7 +274,7 @@ class Store:
 
 def _claim(told: Sequence[Any]) -> Claim | None:
     """None for a job of another version's: its lease will expire, and somebody else may understand it."""
-    id, fence, tenant, blob, share = told
+    id, fence, tenant, blob, share, label, waited = told
     try:
         spec = Spec.model_validate_json(blob)
     except ValidationError as error:
@@ -261,7 +282,7 @@ def _claim(told: Sequence[Any]) -> Claim | None:
         return None
     if share:
         spec = spec.model_copy(update={"budget": _budget(share)})
-    return Claim(fence, tenant.decode(), spec)
+    return Claim(fence, tenant.decode(), spec, label.decode(), max(0.0, waited / 1000))
 
 
 def _parts(spec: Spec) -> tuple[str, str, str, str]:

@@ -1,7 +1,7 @@
 -- ask (JSON), then id, model, strategy and specification of each job. Nothing is changed unless all of it is accepted.
 -- Returns {'accepted' | 'same', id} or {reason, milliseconds to wait | other job, what is left}.
 local ask = cjson.decode(ARGV[1])
-local tenant, count, t = ask.tenant, (#ARGV - 1) / 4, now()
+local tenant, size, t = ask.tenant, (#ARGV - 1) / 4, now()
 local owner = ask.batch and key('batch', ask.batch) or key('job', ARGV[2])
 local name = ask.batch or ARGV[2]
 if redis.call('EXISTS', owner) == 1 then return {'accepted', name} end -- it was heard the first time
@@ -14,20 +14,25 @@ if same then
   if there then return {known[1] == ask.digest and 'same' or 'conflict', known[2]} end
 end
 
+local function refuse(reason, wait, about)
+  count(string.format('tts_jobs_refused_total{tenant="%s",reason="%s"}', label(tenant), reason), size)
+  return {reason, wait, about}
+end
+
 local limits = {}
 local flat = redis.call('HGETALL', key('tenant', tenant))
 for i = 1, #flat, 2 do limits[flat[i]] = tonumber(flat[i + 1]) end
 local queued = number(redis.call('HGET', key('count', tenant), 'queued'))
-if count > (limits.queued or ask.most_queued) then return {'size', 0, limits.queued or ask.most_queued} end
-if queued + count > (limits.queued or ask.most_queued) then return {'queue', 1000, queued} end
+if size > (limits.queued or ask.most_queued) then return refuse('size', 0, limits.queued or ask.most_queued) end
+if queued + size > (limits.queued or ask.most_queued) then return refuse('queue', 1000, queued) end
 
 -- Generic cell rate: the theoretical arrival time of the next job may not lie further ahead than the burst.
 local arrival
 if limits.rate then
   local every = 60000 / limits.rate
-  arrival = math.max(t, number(redis.call('GET', key('rate', tenant)))) + every * count
-  local early = arrival - t - math.max(limits.rate, count) * every
-  if early > 0 then return {'rate', math.ceil(early), limits.rate} end
+  arrival = math.max(t, number(redis.call('GET', key('rate', tenant)))) + every * size
+  local early = arrival - t - math.max(limits.rate, size) * every
+  if early > 0 then return refuse('rate', math.ceil(early), limits.rate) end
 end
 
 local period = limits.period or 86400000
@@ -37,8 +42,8 @@ for _, unit in ipairs({'tokens', 'usd'}) do
   if limits[unit] then
     local spent = redis.call('HMGET', account, unit, 'held_' .. unit)
     local free = limits[unit] - number(spent[1]) - number(spent[2])
-    if not ask[unit] then return {'unbounded', 0, unit} end
-    if ask[unit] > free then return {'budget', (window + 1) * period - t, unit .. ' ' .. free} end
+    if not ask[unit] then return refuse('unbounded', 0, unit) end
+    if ask[unit] > free then return refuse('budget', (window + 1) * period - t, unit .. ' ' .. free) end
   end
 end
 
@@ -57,7 +62,7 @@ local created = math.max(micro(), number(redis.call('ZREVRANGE', listed, 0, 0, '
 local common = {'tenant', tenant, 'window', window, 'state', 'queued', 'fence', 0, 'attempts', 0,
   'store', ask.store and '1' or '0', 'retain', ask.store and ask.retain or ask.linger}
 if ask.batch then
-  redis.call('HSET', owner, 'tenant', tenant, 'created', t, 'size', count, 'ended', 0, 'started', 0,
+  redis.call('HSET', owner, 'tenant', tenant, 'created', t, 'size', size, 'ended', 0, 'started', 0,
     'hold_tokens', ask.tokens or 0, 'hold_usd', ask.usd or 0, 'budget', ask.budget)
   redis.call('PEXPIRE', owner, ask.retain + 86400000)
   common[#common + 1] = 'batch'
@@ -79,6 +84,7 @@ end
 for _, id in ipairs(ask.listed or {}) do redis.call('RPUSH', key('batch', ask.batch, 'jobs'), id) end
 if ask.batch then redis.call('PEXPIRE', key('batch', ask.batch, 'jobs'), ask.retain + 86400000) end
 redis.call('PEXPIRE', listed, 2 * ask.retain)
-redis.call('HINCRBY', key('count', tenant), 'queued', count)
+redis.call('HINCRBY', key('count', tenant), 'queued', size)
+count(string.format('tts_jobs_submitted_total{tenant="%s"}', label(tenant)), size)
 take_a_seat(tenant)
 return {'accepted', name}

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from service.catalog import Catalog
 from service.options import check_flops, models_of, open_backend, prices_of
@@ -13,7 +14,7 @@ from service.outcome import Alternative, Outcome, anonymous
 from service.settings import Settings
 from service.spec import Spec, State
 from tts.answers import Code, Runner
-from tts.backends.base import Backend, Connected
+from tts.backends.base import Backend, Connected, health
 from tts.cost import Price
 from tts.errors import BackendError, NoImages, NoSamples, TTSError, UsageError
 from tts.halt import Halt
@@ -88,6 +89,16 @@ class Bench:
         state: State = "cancelled" if result.stop == "cancelled" else "done"
         return Ended(state, Outcome.of(result, spec.strategy.name, others, hidden=True), None)
 
+    async def health(self) -> dict[str, dict[str, tuple[bool, int | None]]]:
+        """Of each replica of the models that are open, whether it answers, and how many tokens it holds."""
+        models = tuple(self._opened.values())
+        told = await asyncio.gather(*map(health, models))
+        found: dict[str, dict[str, tuple[bool, int | None]]] = {}
+        for model, replicas in zip(models, told, strict=True):
+            places = found.setdefault(model.info.name, {})
+            places.update({_place(name): (each.up, each.resident) for name, each in replicas.items()})
+        return found
+
     async def warm(self, name: str) -> None:
         """Open a model before a job needs it; whoever needs one that cannot be opened is told why."""
         try:
@@ -148,6 +159,11 @@ def alternatives(spec: Spec, result: Result, records: list[Record]) -> tuple[Alt
     ranked = [vote.answer for vote in best.votes] if best and best.votes else list(texts)
     others = [answer for answer in ranked if answer in texts and (best is None or answer != best.text)]
     return tuple(Alternative(answer=answer, text=texts[answer]) for answer in others[: spec.answers - 1])
+
+
+def _place(name: str) -> str:
+    """Where a replica is, without what its address may hold beside."""
+    return urlsplit(name).netloc.rpartition("@")[2] or name
 
 
 def _error(code: str, error: Exception) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from service.metrics.count import Counting
 from service.settings import Settings
 from service.store import GONE, Claim, RedisJournal, StaleLease, Store, Unreachable, stopped
 from service.worker.bench import Bench, Ended
@@ -23,6 +24,8 @@ POLL = 1.0
 """Seconds after which a worker with room looks for jobs of which no ticket told it."""
 BEATS = 3
 """Heartbeats per lease."""
+EXAMINING = 2.0
+"""Seconds between two looks at how the models are."""
 LETTING_GO = 6.0
 """Seconds until jobs that are handed back have written down what they have; engines answer a halt sooner."""
 
@@ -50,6 +53,7 @@ class Engine:
         self._settings, self._store, self._bench, self._send = settings, store, bench, send
         self._jobs: dict[str, Running] = {}
         self._wanted = 0
+        self._health: dict[str, Any] = {}
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -65,7 +69,7 @@ class Engine:
 
     async def run(self) -> None:
         """Work until `stop`, then for a while on what there is, and hand back the rest."""
-        beside = [asyncio.create_task(each) for each in (self._beat(), self._listen())]
+        beside = [asyncio.create_task(each) for each in (self._beat(), self._listen(), self._examine())]
         for task in beside:
             task.add_done_callback(self._broken)
         try:
@@ -109,12 +113,19 @@ class Engine:
     async def _perform(self, running: Running) -> None:
         claim = running.claim
         try:
+            counting = Counting(claim.label, claim.spec.strategy.name, claim.waited)
             journal = RedisJournal(
-                self._store.scripts, claim.id, claim.fence, claim.spec.problem, lambda: running.halt.set("cancelled")
+                self._store.scripts,
+                claim.id,
+                claim.fence,
+                claim.spec.problem,
+                counting,
+                lambda: running.halt.set("cancelled"),
             )
             ended = await self._worked(running, journal)
             result = ended.outcome.model_dump_json().encode() if ended.outcome else b""
-            await self._store.finish(claim, ended.state, result, ended.error)
+            counted = counting.ended(ended.state, ended.outcome)
+            await self._store.finish(claim, ended.state, result, ended.error, counted)
         except StaleLease:
             log.info("job %s went to somebody else", claim.id)
         except Suspended:
@@ -149,7 +160,12 @@ class Engine:
 
     async def _renew(self) -> None:
         held = self._held()
-        about = {"jobs": len(held), "room": self._settings.jobs_at_once, "version": code_version()}
+        about = {
+            "jobs": len(held),
+            "room": self._settings.jobs_at_once,
+            "version": code_version(),
+            "models": self._health,
+        }
         pulse = await self._store.renew(self.name, about, held)
         for job in pulse.stale & self._jobs.keys():
             if self._jobs[job].claim.fence == held[job] and (task := self._jobs[job].task):
@@ -159,6 +175,12 @@ class Engine:
         if pulse.requeued:
             self._send(pulse.requeued)
             self.ticket(pulse.requeued)
+
+    async def _examine(self) -> None:
+        """Ask now and then how the models are, apart from the heartbeat: one that hangs must not stop it."""
+        while True:
+            self._health = await self._bench.health()
+            await asyncio.sleep(EXAMINING)
 
     async def _listen(self) -> None:
         """Hear of cancellations at once; the heartbeat tells of those that were missed."""

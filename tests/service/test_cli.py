@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -9,9 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from service import commands
 from service.commands import cli
 from tts.backends.base import CHECKPOINT
 from tts.journal import Ended, Held, Settled, parse
@@ -312,6 +316,13 @@ def test_a_stray_package_with_one_of_our_names_is_one_clear_error(tmp_path: Path
     assert ran.returncode == 2, ran.stderr
     assert "the package 'verifiers' was found in" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_every_command_that_is_written_is_one_of_tts() -> None:
+    names = [f"service.commands.{each.name}" for each in pkgutil.iter_modules(commands.__path__)]
+    written = [each for name in names for each in vars(importlib.import_module(name)).values()]
+    nested = [each for group in (cli, *cli.commands.values()) for each in getattr(group, "commands", {}).values()]
+    assert {id(each) for each in written if isinstance(each, click.Command)} == {id(each) for each in nested}
 
 
 def test_help_and_strategies_answer_without_loading_torch() -> None:

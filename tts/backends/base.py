@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from tts.halt import Halt
 from tts.types import Completion, ModelInfo, Path, Sampling, Sheet, Verdicts
@@ -113,6 +113,29 @@ class Aborter(Protocol):
     async def abort(self, id: str) -> None:
         """End whatever still goes on under the id of a `Request`; nothing where nothing does."""
         ...
+
+
+class Health(NamedTuple):
+    """Whether a model, or one of its replicas, can be asked, and how many tokens lie in its KV cache, where it says."""
+
+    up: bool
+    resident: int | None = None
+
+
+@runtime_checkable
+class Examined(Protocol):
+    """A backend that knows how its model, or each of its replicas, is."""
+
+    async def health(self) -> Mapping[str, Health]:
+        """By address or other name. Takes some seconds at most, however they are."""
+        ...
+
+
+async def health(backend: Backend) -> Mapping[str, Health]:
+    """How a backend's model is, as far as it knows."""
+    if isinstance(backend, Examined):
+        return await backend.health()
+    return {"model": Health(up=gone(backend) is None)}
 
 
 def dies_with_us(backend: Backend) -> bool:

@@ -77,6 +77,11 @@ class Batch:
         """The rows that are not through."""
         return [row for twins in self._slots for row in twins]
 
+    @property
+    def resident(self) -> int:
+        """Tokens whose keys and values are kept: of rows on their way, and of texts that more rows may come for."""
+        return self._prefiller.prefixes.tokens + sum(row.length for twins in tuple(self._slots) for row in twins[:1])
+
     def step(self, joining: list[Row]) -> None:
         """Give every row one token, then let `joining` in, with their first. Whoever has ended is no longer
         among the `rows` when it returns."""

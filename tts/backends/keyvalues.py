@@ -44,7 +44,7 @@ class Prefixes:
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[str, tuple[int, ...]], Prefix] = OrderedDict()
         self._lengths: defaultdict[str, Counter[int]] = defaultdict(Counter)
-        self._size = 0
+        self._size = self.tokens = 0
 
     def add(self, job: str, ids: tuple[int, ...], prefix: Prefix) -> None:
         """Remember a text, and forget others where there is no room."""
@@ -52,6 +52,7 @@ class Prefixes:
         self._known[job, ids] = prefix
         self._lengths[job][len(ids)] += 1
         self._size += prefix.added.nbytes
+        self.tokens += prefix.added.shape[-2]
         while self._size > REMEMBERED and len(self._known) > 1:
             self._forget(next(iter(self._known)))
 
@@ -74,6 +75,7 @@ class Prefixes:
             return
         job, ids = key
         self._size -= prefix.added.nbytes
+        self.tokens -= prefix.added.shape[-2]
         lengths = self._lengths[job]
         lengths[len(ids)] -= 1
         if not lengths[len(ids)]:

@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 
 from tts.backends import judging, weights
-from tts.backends.base import Reading, Request
+from tts.backends.base import Health, Reading, Request
 from tts.backends.decode import Batch, Row, completion_of
 from tts.backends.lane import Lane, Place
 from tts.backends.prompt import Prompter
@@ -74,10 +74,8 @@ class LocalBackend:
         name, threads = self.info.name, cores // lanes
         writes = self._model.get_output_embeddings() is not None
         stop_ids = _stop_ids(self._model, self._prompter) if writes else frozenset()
-        self._lanes = [
-            Lane(name, Batch(self._model, stop_ids, self._text), rows // lanes, threads)
-            for _ in range(lanes if writes else 0)
-        ]
+        self._batches = [Batch(self._model, stop_ids, self._text) for _ in range(lanes if writes else 0)]
+        self._lanes = [Lane(name, batch, rows // lanes, threads) for batch in self._batches]
         self._reading = [Lane(name, judging.Judging(self._model), MAX_SHEETS, threads) for _ in range(lanes)]
         vocabulary: int = self._model.get_input_embeddings().num_embeddings
         self._speller = Speller(self._prompter, name, vocabulary, classes=not writes)
@@ -86,6 +84,10 @@ class LocalBackend:
     def generated(self) -> int:
         """Tokens made since the start."""
         return sum(lane.generated for lane in self._lanes)
+
+    async def health(self) -> dict[str, Health]:
+        """It is well as long as this process is."""
+        return {"in-process": Health(up=True, resident=sum(batch.resident for batch in self._batches))}
 
     def prompt_tokens(self, path: Path) -> int:
         return self._speller.prompt_tokens(path)

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from service.api.events import Follower
 from service.api.streams import EventStream, Streams
 from service.keys import Keys, TenantLimits
+from service.metrics.count import Counting
 from service.settings import Settings
 from service.store import RedisJournal, Store
 from strategies import STRATEGIES
@@ -180,6 +181,7 @@ def kept(valkey: Redis) -> list[bytes]:
     read: dict[str, Any] = {
         "hash": lambda key: [part for pair in valkey.hgetall(key).items() for part in pair],
         "list": lambda key: valkey.lrange(key, 0, -1),
+        "set": lambda key: list(valkey.smembers(key)),
         "zset": lambda key: valkey.zrange(key, 0, -1),
         "string": lambda key: [valkey.get(key)],
     }
@@ -226,7 +228,9 @@ async def test_a_stream_looks_at_all_of_a_job_twice_however_much_happens(
         sent = counted(service.desk.store, monkeypatch)
         await service.store.submit("default", [spec("1")])
         (claim,), _ = await service.store.claim("w", 1)
-        journal = RedisJournal(service.store.scripts, "1", claim.fence, claim.spec.problem)
+        journal = RedisJournal(
+            service.store.scripts, "1", claim.fence, claim.spec.problem, Counting(claim.label, "single", claim.waited)
+        )
         async with aclosing(Follower(service.desk.store, service.desk.news, "default", "1", 0).events(9)) as events:
             names = [(event := await anext(events)) and event.name]
             for i in range(20):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from service.keys import Keys, TenantLimits
+from service.metrics.count import Counting
 from service.settings import Settings
 from service.store import Claim, RedisJournal, Refusal, Store
 from service.store.store import Batch
@@ -36,7 +37,9 @@ async def taken(store: Store, id: str, **budget: Any) -> bool:
 
 async def spent(store: Store, claim: Claim, *spends: Spend) -> None:
     """Work on a job that costs so much, call by call, and end it."""
-    journal = RedisJournal(store.scripts, claim.id, claim.fence, claim.spec.problem)
+    journal = RedisJournal(
+        store.scripts, claim.id, claim.fence, claim.spec.problem, Counting(claim.label, "single", claim.waited)
+    )
     for i, spend in enumerate(spends):
         await journal.append(held(f"{i}", spend))
         await journal.append(settled(f"{i}", spend=spend))
@@ -88,7 +91,9 @@ async def test_a_job_without_a_bound_in_the_unit_of_the_limit_is_refused(store: 
 async def test_a_job_whose_worker_died_is_billed_for_what_may_have_been_spent(store: Store) -> None:
     await store.submit("a", [spec("1")])
     (claim,) = await claimed(store)
-    journal = RedisJournal(store.scripts, "1", claim.fence, claim.spec.problem)
+    journal = RedisJournal(
+        store.scripts, "1", claim.fence, claim.spec.problem, Counting(claim.label, "single", claim.waited)
+    )
     await journal.append(held("0", Spend(70, 0.0, 0.0)), held("1", Spend(30, 0.0, 0.0)))
     await journal.append(settled("1", spend=Spend(20, 0.0, 0.0)))
     await store.finish(claim, "dead", b"", {"code": "internal", "detail": ""})
@@ -111,7 +116,9 @@ async def test_dollars_are_counted_in_billionths_and_none_is_lost(store: Store) 
 async def test_nothing_stays_open_of_holds_that_were_taken_together(store: Store, valkey: Redis) -> None:
     await store.submit("a", [spec("1")])
     (claim,) = await claimed(store)
-    journal = RedisJournal(store.scripts, "1", claim.fence, claim.spec.problem)
+    journal = RedisJournal(
+        store.scripts, "1", claim.fence, claim.spec.problem, Counting(claim.label, "single", claim.waited)
+    )
     price = Spend(1, 0.4 * NANO, 1e6)
     await journal.append(*(held(f"{i}", price) for i in range(9)))
     for i in range(9):

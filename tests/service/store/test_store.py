@@ -9,6 +9,7 @@ import pytest
 from redis import Redis
 
 from service.keys import Keys, TenantLimits
+from service.metrics.count import Counting
 from service.settings import Settings
 from service.spec import State
 from service.store import Claim, RedisJournal, Refusal, StaleLease, Store
@@ -41,7 +42,9 @@ async def expired(store: Store) -> int:
 
 
 def journal_of(store: Store, claim: Claim) -> RedisJournal:
-    return RedisJournal(store.scripts, claim.id, claim.fence, claim.spec.problem)
+    return RedisJournal(
+        store.scripts, claim.id, claim.fence, claim.spec.problem, Counting(claim.label, "single", claim.waited)
+    )
 
 
 def done(key: str) -> Record:
@@ -238,7 +241,14 @@ async def test_a_running_job_hears_of_its_cancellation_with_its_next_write_and_h
     await submitted(store, "a", "1")
     (claim,) = await claimed(store)
     heard: list[bool] = []
-    journal = RedisJournal(store.scripts, "1", claim.fence, claim.spec.problem, lambda: heard.append(True))
+    journal = RedisJournal(
+        store.scripts,
+        "1",
+        claim.fence,
+        claim.spec.problem,
+        Counting(claim.label, "single", claim.waited),
+        lambda: heard.append(True),
+    )
     await journal.append(done("0"))
     assert await store.cancel("a", "1") == "running"
     job = await store.job("a", "1")

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
-from tts.backends.base import Reading, Request
+from tts.backends.base import Health, Reading, Request
 from tts.backends.prompt import Prompter
 from tts.backends.sglang.about import Facts, ask, basename, folder_of, info_of, read_config
 from tts.backends.sglang.absent import Absent
@@ -125,6 +125,11 @@ class SGLangBackend:
     def drain(self, url: str) -> None:
         """Give a replica nothing new; it is forgotten when it is through with what it has."""
         self._fleet.drain(url)
+
+    async def health(self) -> dict[str, Health]:
+        """How each replica is, those that have never answered too."""
+        self._absent.look()
+        return {url: Health(up=False) for url in self._absent.urls} | await self._fleet.health()
 
     async def abort(self, id: str) -> None:
         """Wherever it was. Nobody waits for that: a server also notices, after some seconds, that its caller has gone,

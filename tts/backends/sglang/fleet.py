@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from tts.backends.base import Health
 from tts.backends.sglang.placement import Standing, choose
 from tts.backends.sglang.replica import Replica
 from tts.backends.sglang.warmth import Chain
@@ -104,6 +105,12 @@ class Fleet:
                 self.leave(replica)
                 return replica
         raise UsageError(f"{url} is none of the replicas: {', '.join(each.url for each in self.replicas)}")
+
+    async def health(self) -> dict[str, Health]:
+        """How each replica is; those that nobody asks anything are asked how they are."""
+        idle = [each for each in self.replicas if not each.running and not each.breaker.resting]
+        await asyncio.gather(*(each.refresh() for each in idle))
+        return {each.url: Health(each.breaker.closed, each.resident) for each in self.replicas}
 
     async def close(self) -> None:
         for handle in (self._placing, self._giving_up):

@@ -66,6 +66,8 @@ class Replica:
         self.warmth = Warmth(int(facts.get("max_total_num_tokens") or 1 << 20))
         self._capacity = capacity_of(facts)
         self._others = 0
+        self.resident: int | None = None
+        """Tokens in its KV cache, as it said last."""
         self._patience = patience
         self._limits: set[asyncio.Timeout] = set()
         self._aborts: set[asyncio.Task[None]] = set()
@@ -121,6 +123,7 @@ class Replica:
         self._others, self._peak = max(0, busy - self._peak), self.running
         self._capacity = sum(load["max_running_requests"] for load in loads) or self._capacity
         self.speed = speed_of(loads[0], self.speed)
+        self.resident = sum(load.get("num_used_tokens") or 0 for load in loads)
 
     def _call_off(self) -> None:
         self.breaker.failed(gone=True)

@@ -23,7 +23,7 @@ from service.metrics.dashboards.panels import (
     rows,
     series,
 )
-from service.metrics.dashboards.queries import grown, happened, now, rate, ratio
+from service.metrics.dashboards.queries import grown, happened, now, rate, ratio, share
 
 HOUR, DAY = 3_600, 86_400
 
@@ -86,7 +86,7 @@ def _at_a_glance() -> list[Panel]:
             "Share of the budgets of jobs that began which their jobs gave back, in the time that is shown. Much of "
             "it is set aside in vain and keeps others waiting: ask for smaller budgets.",
             SHARE,
-            Query(ratio(grown("tts_budget_refunded_tokens_total"), grown("tts_budget_granted_tokens_total"))),
+            Query(share(grown("tts_budget_refunded_tokens_total"), grown("tts_budget_granted_tokens_total"))),
         ),
         figure(
             "Wasted",
@@ -201,7 +201,7 @@ def _held_and_wasted() -> list[Panel]:
             "Share of its jobs' budgets that a strategy gives back. Near 100 % its budgets are far too large; near 0 "
             "% they end its searches: see `Stop reasons`.",
             SHARE,
-            Query(ratio(*back), "{{strategy}}"),
+            Query(share(*back), "{{strategy}}"),
             width=6,
             most=1,
         ),

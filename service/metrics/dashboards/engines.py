@@ -28,6 +28,7 @@ from service.metrics.dashboards.queries import (
     served,
     served_quantile,
     served_rate,
+    share,
 )
 
 REPLICAS = f"sum({now('tts_replica_up', 'model, replica', 'max')})"
@@ -152,7 +153,7 @@ def _models() -> list[Panel]:
             "is high. A fall: an engine was started anew, its cache is full, or jobs are spread over too many "
             "replicas.",
             SHARE,
-            Query(ratio(cached, prompts), "{{model}}: {{role}}"),
+            Query(share(cached, prompts), "{{model}}: {{role}}"),
             most=1,
             width=6,
         ),
@@ -202,7 +203,7 @@ def _sglang() -> list[Panel]:
             "Of the tokens of prompts, as the server counts them: the gauge of its own is of its last batch only.",
             SHARE,
             Query(
-                ratio(
+                share(
                     served_rate("sglang:cached_tokens_total"),
                     served_rate("sglang:prompt_tokens_total"),
                 ),

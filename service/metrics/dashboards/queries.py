@@ -50,10 +50,10 @@ def grown(name: str, by: str = "", **where: str) -> str:
 
 
 def happened(name: str) -> str:
-    """How often something rare happened in the time that is shown. Of a counter that appears with the first time,
-    `increase` would see nothing, and of the others it makes fractions."""
-    then = f"sum ({_once(f'{name} offset {SHOWN}')}) or vector(0)"
-    return f"sum ({_once(name)}) - ({then})"
+    """How often something rare happened in the time that is shown. A counter appears when it is first counted up:
+    `increase` would not see that, and makes fractions of what it sees."""
+    before, since = (f"(sum ({_once(each)}) or vector(0))" for each in (f"{name} offset {SHOWN}", name))
+    return f"{since} - {before}"
 
 
 def now(name: str, by: str = "", how: str = "sum") -> str:
@@ -69,6 +69,11 @@ def quantile(share: float, name: str, by: str) -> str:
 def ratio(part: str, whole: str) -> str:
     """A quotient; nothing at all where there is nothing to divide by."""
     return f"{part} / ({whole} > 0)"
+
+
+def share(part: str, whole: str) -> str:
+    """A quotient whose part is nothing until it happens for the first time."""
+    return ratio(f"({part} or {whole} * 0)", whole)
 
 
 def served(name: str, how: str = "sum", by: str = "model_name, instance") -> str:

@@ -18,7 +18,7 @@ from service.metrics.dashboards.panels import (
     page,
     series,
 )
-from service.metrics.dashboards.queries import grown, quantile, rate, ratio
+from service.metrics.dashboards.queries import grown, quantile, rate, ratio, share
 
 _ENDED = "tts_jobs_ended_total"
 
@@ -181,7 +181,7 @@ def _times() -> list[Panel]:
             "rounds pay it: narrower beams, shorter steps, or a strategy without rounds.",
             SHARE,
             Query(
-                ratio(rate("tts_waited_seconds_total", "strategy"), rate("tts_sample_seconds_total", "strategy")),
+                share(rate("tts_waited_seconds_total", "strategy"), rate("tts_sample_seconds_total", "strategy")),
                 "{{strategy}}",
             ),
             width=6,

@@ -106,10 +106,11 @@ def test_mishaps_are_seen(watched: Watched) -> None:
         return sum(each.points[0][1] for each in watched.reader.now(f"max without (instance, pod) ({query})"))
 
     assert total('tts_jobs_refused_total{tenant="initech", reason="budget"}') == 1
-    assert total('tts_jobs_ended_total{state="cancelled"}') == 1
+    assert total('tts_jobs_ended_total{state="cancelled"}') == 2
     assert total('tts_jobs_ended_total{state="failed"}') == 1
     assert total('tts_jobs_ended_total{state="dead"}') == 1
     assert total("tts_budget_lost_tokens_total") > 0
+    assert total("tts_budget_forfeited_tokens_total") > 0
     assert total("tts_jobs_requeued_total") > 0
     assert total("tts_replayed_calls_total") > 0
     assert total("tts_ledger_mismatches_total") == 0

@@ -30,6 +30,9 @@ price = { prompt = 0.05, completion = 0.2 }
 [models.broken]
 backend = "fake:tests.handlers:broken"
 
+[models.stubborn]
+backend = "fake:tests.handlers:stubborn"
+
 [models.crashing]
 backend = "fake:tests.handlers:crashing"
 """
@@ -133,17 +136,19 @@ async def busy(
 
 
 async def mishaps(stack: Stack, callers: Callers) -> list[dict[str, Any]]:
-    """One of each: refused, cancelled, failed, dead, and lost with its worker; the jobs that came of it."""
+    """One of each: refused, cancelled, forfeited, failed, dead, and lost with its worker; the jobs that came of it."""
     assert await callers.ask("initech", Kind("steps", "best_of_n:n=4", 5_000)) == ""
     cancelled = await callers.ask("acme", Kind("slow", "best_of_n:n=4", 3_000))
     failed = await callers.ask("acme", Kind("broken", "best_of_n:n=2"))
     dead = await callers.ask("acme", Kind("crashing", "best_of_n:n=2"))
+    forfeited = await callers.ask("acme", Kind("stubborn", "best_of_n:n=2"))
     await asyncio.sleep(1.5)
-    await callers.cancel("acme", cancelled)
+    for job in (cancelled, forfeited):
+        await callers.cancel("acme", job)
     lost = [await callers.ask("acme", Kind("slow", "best_of_n:n=4", 3_000)) for _ in range(4)]
     await asyncio.sleep(2)
     for number in range(len(stack.parts["worker"])):
         stack.kill("worker", number)
-    jobs = [await callers.ended("acme", job) for job in (cancelled, failed, dead, *lost)]
-    assert [job["state"] for job in jobs] == ["cancelled", "failed", "dead", *["done"] * len(lost)]
+    jobs = [await callers.ended("acme", job) for job in (cancelled, forfeited, failed, dead, *lost)]
+    assert [job["state"] for job in jobs] == ["cancelled", "cancelled", "failed", "dead", *["done"] * len(lost)]
     return jobs

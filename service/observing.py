@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path as File
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from evals.sglang_cpu import free_port
@@ -21,6 +21,8 @@ _USUAL = 9090
 _KEPT = "15d"
 _SECONDS = 5
 """Between two looks: a service on one machine is looked at from nearby."""
+_NAMES = {"source_labels": ["__name__"], "regex": "sglang_(.+)", "target_label": "__name__", "replacement": "sglang:$1"}
+"""SGLang tells a Prometheus before 3.0 `sglang_…` instead of `sglang:…`."""
 _HOW = "apt-get install prometheus, or https://prometheus.io/download"
 _IMPORT = f"     dashboards: import {DASHBOARDS}/*.json into a Grafana that has this Prometheus as a data source"
 
@@ -28,9 +30,11 @@ _IMPORT = f"     dashboards: import {DASHBOARDS}/*.json into a Grafana that has 
 def configuration(targets: Mapping[str, Sequence[str]], *, token: str = "", seconds: int = _SECONDS) -> str:
     """A configuration that scrapes these addresses, by job, and looks after our alerts. JSON is YAML too."""
     pace = f"{seconds}s"
-    key = {"authorization": {"credentials": token}} if token else {}
+    more: dict[str, Any] = {"sglang": {"metric_relabel_configs": [_NAMES]}}
+    if token:
+        more["tts"] = {"authorization": {"credentials": token}}
     scrapes = [
-        {"job_name": job, "static_configs": [{"targets": [*found]}], **(key if job == "tts" else {})}
+        {"job_name": job, "static_configs": [{"targets": [*found]}], **more.get(job, {})}
         for job, found in targets.items()
         if found
     ]

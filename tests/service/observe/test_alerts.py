@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path as File
@@ -105,6 +106,10 @@ def test_prometheus_finds_its_files_and_scrapes_what_is_there(compose: dict[str,
     }
     assert "--config.file=/etc/prometheus/prometheus.yml" in prometheus["command"]
     scraped = {each["job_name"]: each for each in config["scrape_configs"]}
+    at_home = json.loads(configuration({"tts": ["a:1"], "sglang": ["b:2"]}))["scrape_configs"]
+    assert [each.get("metric_relabel_configs") for each in at_home] == [
+        scraped[each["job_name"]].get("metric_relabel_configs") for each in at_home
+    ]
     for job, service in (("tts", "api"), ("sglang", "sglang")):
         (found,) = scraped[job]["dns_sd_configs"]
         assert found["names"] == [service]

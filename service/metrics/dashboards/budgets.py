@@ -95,8 +95,7 @@ def _at_a_glance() -> list[Panel]:
             SHARE,
             Query(
                 ratio(
-                    f"(({grown('tts_budget_forfeited_tokens_total')} or vector(0)) "
-                    f"+ ({grown('tts_budget_lost_tokens_total')} or vector(0)))",
+                    f"({happened('tts_budget_forfeited_tokens_total')} + {happened('tts_budget_lost_tokens_total')})",
                     grown("tts_budget_spent_tokens_total"),
                 )
             ),
@@ -160,6 +159,7 @@ def _windows() -> list[Panel]:
             SHARE,
             Query(_forecast("tokens"), "{{tenant}}: tokens"),
             Query(_forecast("usd"), "{{tenant}}: dollars"),
+            most=2,
             limits=Limits(0.9, 1),
         ),
         rows(
@@ -204,6 +204,7 @@ def _held_and_wasted() -> list[Panel]:
             Query(share(*back), "{{strategy}}"),
             width=6,
             most=1,
+            slow=True,
         ),
         series(
             "Forfeits and losses",
@@ -262,12 +263,14 @@ def _answers() -> list[Panel]:
             "rise without a change of strategy: problems became harder, or answers fewer (`Jobs that ended`).",
             TOKENS,
             Query(ratio(rate("tts_budget_spent_tokens_total", "tenant, strategy"), answers), called),
+            slow=True,
         ),
         series(
             "Dollars of an answered problem",
             "The same in dollars.",
             DOLLARS,
             Query(ratio(rate("tts_budget_spent_usd_total", "tenant, strategy"), answers), called),
+            slow=True,
         ),
         series(
             "FLOPs of an answered problem",
@@ -280,6 +283,7 @@ def _answers() -> list[Panel]:
                 ),
                 "{{strategy}}",
             ),
+            slow=True,
         ),
     ]
 

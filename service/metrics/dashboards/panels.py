@@ -27,6 +27,8 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 TOKENS, TOKENS_A_SECOND, FLOPS = "si:tok", "si:tok/s", "si:FLOP"
 DOLLARS, SHARE, SECONDS, COUNT, A_SECOND = "currencyUSD", "percentunit", "s", "short", "cps"
 Panel = timeseries.Panel | stat.Panel | bargauge.Panel | table.Panel
+SLOW = "5m"
+"""The least interval of panels whose points look back for longer."""
 _COLORS = ("green", "orange", "red")
 
 
@@ -72,8 +74,12 @@ def series(
     stacked: bool = False,
     most: float | None = None,
     limits: Limits | None = None,
+    slow: bool = False,
 ) -> timeseries.Panel:
-    """Lines over time, the largest first in the legend; stacked where they are parts of a whole."""
+    """Lines over time, the largest first in the legend; stacked where they are parts of a whole.
+
+    What is `slow` says something of jobs, of which there are few a minute: each point looks back for longer.
+    """
     panel = (
         timeseries.Panel().title(title).description(about).datasource(SOURCE).unit(unit).min(0).span(width).height(8)
     )
@@ -87,6 +93,8 @@ def series(
         .sort_by("Mean")
         .sort_desc(True)
     ).tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+    if slow:
+        panel = panel.interval(SLOW)
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
     if most is not None:
@@ -99,7 +107,7 @@ def series(
 def figure(
     title: str, about: str, unit: str, query: Query, *, width: int = 4, limits: Limits | None = None, none: str = "–"
 ) -> stat.Panel:
-    """One number, as it is now, and its way there."""
+    """One number, as it is now: the last one that there was may be hours old."""
     return (
         stat.Panel()
         .title(title)
@@ -111,9 +119,9 @@ def figure(
         .height(4)
         .thresholds(_thresholds(limits))
         .color_mode(BigValueColorMode.VALUE)
-        .graph_mode(BigValueGraphMode.AREA)
+        .graph_mode(BigValueGraphMode.NONE)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-        .with_target(_target(query, 0))
+        .with_target(_target(query, 0, instant=True))
     )
 
 

@@ -49,10 +49,15 @@ def grown(name: str, by: str = "", **where: str) -> str:
     return _by("sum", by, _once(f"increase({select(name, **where)}[{SHOWN}])"))
 
 
+def grown_quantile(part: float, name: str) -> str:
+    """So large a share of a histogram's observations in the time that is shown was no larger than this."""
+    return f"histogram_quantile({part}, {grown(f'{name}_bucket', 'le')})"
+
+
 def happened(name: str) -> str:
     """How often something rare happened in the time that is shown. A counter appears when it is first counted up:
     `increase` would not see that, and makes fractions of what it sees."""
-    before, since = (f"(sum ({_once(each)}) or vector(0))" for each in (f"{name} offset {SHOWN}", name))
+    before, since = (f"(sum ({_once(each)}) or vector(0))" for each in (f"{select(name)} offset {SHOWN}", select(name)))
     return f"{since} - {before}"
 
 

@@ -18,7 +18,7 @@ from service.metrics.dashboards.panels import (
     page,
     series,
 )
-from service.metrics.dashboards.queries import grown, quantile, rate, ratio, share
+from service.metrics.dashboards.queries import grown, grown_quantile, quantile, rate, ratio, share
 
 _ENDED = "tts_jobs_ended_total"
 
@@ -52,17 +52,18 @@ def _at_a_glance() -> list[Panel]:
         ),
         figure(
             "Agreement",
-            "Median share of a job's votes that its answer has. Below a half, votes decide by little.",
+            "Median share of a job's votes that its answer has, in the time that is shown. Below a half, votes "
+            "decide by little.",
             SHARE,
-            Query(f"histogram_quantile(0.5, {rate('tts_agreement_bucket', 'le')})"),
+            Query(grown_quantile(0.5, "tts_agreement")),
             width=6,
             limits=Limits(0.5, 0.3, falling=True),
         ),
         figure(
             "Answered within",
-            "95 % of the answers came within this time of their job's start.",
+            "95 % of the answers in the time that is shown came this soon after their job's start.",
             SECONDS,
-            Query(f"histogram_quantile(0.95, {rate('tts_final_answer_seconds_bucket', 'le')})"),
+            Query(grown_quantile(0.95, "tts_final_answer_seconds")),
             width=6,
         ),
     ]
@@ -77,6 +78,7 @@ def _answers() -> list[Panel]:
             SHARE,
             *_percentiles("tts_agreement", 0.5, 0.1),
             most=1,
+            slow=True,
         ),
         series(
             "How answers were chosen",
@@ -135,6 +137,7 @@ def _costs() -> list[Panel]:
             "above the latter.",
             TOKENS,
             *_percentiles("tts_job_tokens", 0.5, 0.95),
+            slow=True,
         ),
         series(
             "Samples that came to nothing",
@@ -142,6 +145,7 @@ def _costs() -> list[Panel]:
             "for one more. `failed`, `lost`: engines and workers. `abandoned`: not needed any more.",
             SHARE,
             Query(f"{outcomes} / on (strategy) group_left () ({every} > 0)", "{{strategy}}: {{outcome}}"),
+            slow=True,
         ),
         series(
             "Tokens resident, per token generated",
@@ -155,6 +159,7 @@ def _costs() -> list[Panel]:
                 ),
                 "{{strategy}}",
             ),
+            slow=True,
         ),
     ]
 
@@ -167,6 +172,7 @@ def _times() -> list[Panel]:
             SECONDS,
             *_percentiles("tts_final_answer_seconds", 0.5, 0.95),
             width=6,
+            slow=True,
         ),
         series(
             "Time to the first whole sample",
@@ -174,6 +180,7 @@ def _times() -> list[Panel]:
             SECONDS,
             *_percentiles("tts_first_answer_seconds", 0.5, 0.95),
             width=6,
+            slow=True,
         ),
         series(
             "Waiting for stragglers",
@@ -186,6 +193,7 @@ def _times() -> list[Panel]:
             ),
             width=6,
             most=1,
+            slow=True,
         ),
         series(
             "Replayed calls",

@@ -104,7 +104,8 @@ class Page:
         )
 
     def _asked(self, panel: Mapping[str, Any]) -> list[tuple[Asked, list[Series]]]:
-        asked = asked_by(self._dashboard["title"], panel, f"{4 * self._step:.0f}s", f"{self._seconds:.0f}s")
+        window = 240 if "interval" in panel else 4 * self._step
+        asked = asked_by(self._dashboard["title"], panel, f"{window:.0f}s", f"{self._seconds:.0f}s")
         over = [(each, self._reader.now(each.of) if each.instant else None) for each in asked]
         return [(each, self._reader.over(each.of, self._seconds, self._step, self._end) if found is None else found)
                 for each, found in over]  # fmt: skip
@@ -124,7 +125,7 @@ class Page:
             times = [(at - self._end) / 60 for at, _ in each.points]
             low = [below.get(at, 0.0) if stacked else 0.0 for at in times]
             high = [bottom + value for bottom, (_, value) in zip(low, each.points, strict=True)]
-            label = f"{name or 'all'}  {spelled(each.points[-1][1], unit)}" if number < LINES else None
+            label = f"{name or 'all'}  {spelled(_mean(each), unit)}" if number < LINES else None
             axes.plot(times, high, color=color, linewidth=0.9, label=label)
             if stacked:
                 axes.fill_between(times, low, high, color=color, alpha=0.3, linewidth=0)

@@ -45,7 +45,7 @@ $(LOCAL): $(RUN)python pyproject.toml constraints.txt
 	@touch $@
 
 $(DEV): $(LOCAL)
-	$(PIP) --editable '.[local,evals,sglang,litellm,service,dev]'
+	$(PIP) --editable '.[local,evals,sglang,litellm,service,otel,dev]'
 	@touch $@
 
 $(SGLANG): evals/sglang_cpu/requirements.txt

@@ -16,6 +16,7 @@ from typing import Any
 import click
 from redis import Redis
 
+from service import tracing
 from service.catalog import Catalog
 from service.keys import Keys, TenantLimits
 from service.options import checked
@@ -47,6 +48,7 @@ def api(host: str, port: int) -> int:
     from service.worker.celery import send
 
     _log()
+    tracing.start("api", settings().tracing)
     uvicorn.run(
         create_app(settings(), send),
         host=host,
@@ -69,6 +71,7 @@ def worker() -> int:
     from service.worker.celery import app
 
     _log()
+    tracing.start("worker", settings().tracing)
     warnings.filterwarnings("ignore", category=SecurityWarning)  # messages are JSON: root or not is all the same
     app.worker_main(["--quiet", "worker", "--loglevel=WARNING", "--without-gossip", "--without-mingle", "-n", "tts@%h"])
     return 0

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     """What Prometheus sends to read `/metrics`, as a bearer token. Without one, nobody reads them where keys are
     needed."""
 
+    tracing: Literal["off", "on", "content"] = "off"
+    """Whether jobs are traced for OpenTelemetry: without, or with, their prompts and texts."""
+
     retention_seconds: PositiveInt = 7 * DAY
     linger_seconds: PositiveInt = 600
     """How long the result of a job with `store: false` can be fetched."""

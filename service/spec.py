@@ -35,4 +35,6 @@ class Spec(Noun):
     sampling: Sampling
     seed: NonNegativeInt = 0
     answers: Annotated[PositiveInt, Field(le=128)] = 1
+    trace: str | None = None
+    """Where the request that brought it stands in its trace, as W3C's `traceparent` says it."""
     metadata: dict[str, str] = Field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
 
+from service import tracing
 from service.api import jobs, openai, problems
 from service.api.asking import Asking
 from service.api.chat import ChatRequest
@@ -46,6 +48,7 @@ def create_app(settings: Settings, send: Callable[[int], object]) -> FastAPI:
         tickets.close()
         await news.aclose()
         await store.aclose()
+        await asyncio.to_thread(tracing.stop)
 
     app = FastAPI(title="test-time-scaling", description=ABOUT, version=code_version(), lifespan=lifespan)
     app.state.settings = settings
@@ -57,6 +60,7 @@ def create_app(settings: Settings, send: Callable[[int], object]) -> FastAPI:
     app.include_router(openai.router)
     _health(app)
     _metrics(app, settings)
+    tracing.watch(app)
     return app
 
 
@@ -68,9 +72,9 @@ def _metrics(app: FastAPI, settings: Settings) -> None:
         """All metrics, for Prometheus."""
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
         if token is None and settings.auth == "keys":
-            raise Fault(401, "no_token", "set TTS_METRICS_TOKEN, and let Prometheus send it as its bearer token")
+            raise Fault(401, "key", "set TTS_METRICS_TOKEN, and let Prometheus send it as its bearer token")
         if token is not None and not secrets.compare_digest(sent.encode(), token.encode()):
-            raise Fault(401, "no_token", "this is not the bearer token that TTS_METRICS_TOKEN says")
+            raise Fault(401, "key", "this is not the bearer token that TTS_METRICS_TOKEN says")
         return PlainTextResponse(page(await request.app.state.desk.store.metrics()), media_type=PAGE)
 
 

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
+from service import tracing
 from service.api.asking import Asking, by_prefix
 from service.api.door import Tenant, known_query
 from service.api.events import Follower
@@ -103,6 +104,8 @@ class Desk:
         """Hand jobs in; the id of the job or batch."""
         same = f"{type(body).__name__} {body.model_dump_json()}" if key else ""
         digest = hashlib.sha256(same.encode()).hexdigest()
+        if trace := tracing.carried():
+            specs = [spec.model_copy(update={"trace": trace}) for spec in specs]
         id = await self.store.submit(
             tenant, specs, store=store, batch=batch, order=by_prefix(specs), idempotency=key, digest=digest
         )

@@ -59,7 +59,9 @@ async def chat(request: Request, tenant: Tenant, body: ChatRequest, key: Key = N
     with here.streams.seat() if body.stream else ExitStack() as seat:
         job = await here.take(tenant, [spec], key, body, store=body.store is not False)
         if body.stream:
-            return EventStream(_Stream(here, tenant, job, body, spec).chunks(), seat.pop_all())
+            stream = _Stream(here, tenant, job, body, spec)
+            seat.callback(stream.left)
+            return EventStream(stream.chunks(), seat.pop_all())
     ended = await _answered(here, request, tenant, job)
     if ended.error:
         raise failed(ended)
@@ -155,26 +157,27 @@ class _Stream:
         self._here, self._tenant, self._job, self._asked, self._spec = here, tenant, job, asked, spec
         self._votes: Counter[str] = Counter()
         self._samples = self._tokens = 0
+        self._over = False
         self._created = int(time.time())
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        over = False
-        try:
-            yield self._chunk({"role": "assistant", "content": ""})
-            follower = Follower(self._here.store, self._here.news, self._tenant, self._job, 0)
-            async with aclosing(follower.events(self._here.settings.heartbeat_seconds)) as events:
-                async for event in events:
-                    if event is None:
-                        yield b": still here\n\n"
-                    elif event.name in ("result", "purged"):
-                        over = True
-                    elif self._asked.progress and (line := self._line(event)):
-                        yield self._chunk({"reasoning_content": line})
-            for chunk in await self._end():
-                yield chunk
-        finally:
-            if not over:  # the caller has gone
-                self._here.later(self._here.store.cancel(self._tenant, self._job))
+        yield self._chunk({"role": "assistant", "content": ""})
+        follower = Follower(self._here.store, self._here.news, self._tenant, self._job, 0)
+        async with aclosing(follower.events(self._here.settings.heartbeat_seconds)) as events:
+            async for event in events:
+                if event is None:
+                    yield b": still here\n\n"
+                elif event.name in ("result", "purged"):
+                    self._over = True
+                elif self._asked.progress and (line := self._line(event)):
+                    yield self._chunk({"reasoning_content": line})
+        for chunk in await self._end():
+            yield chunk
+
+    def left(self) -> None:
+        """Nobody listens any more, or nobody ever did: what is not over is cancelled."""
+        if not self._over:
+            self._here.later(self._here.store.cancel(self._tenant, self._job))
 
     async def _end(self) -> list[bytes]:
         job = await self._here.store.job(self._tenant, self._job)

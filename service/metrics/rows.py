@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate, groupby
 
 from service.metrics.table import METRICS, Metric
 
@@ -17,7 +19,7 @@ MOST = 100
 @lru_cache(maxsize=65_536)
 def row(name: str, *labels: str, le: str | None = None) -> str:
     """A metric's row for these values of its labels, in the table's order. Of a histogram `name` has its suffix."""
-    metric = BY_NAME.get(name) or BY_NAME[name.rpartition("_")[0]]
+    metric = _owner(name)
     pairs = [*zip(metric.labels, labels, strict=True), *([("le", le)] if le else [])]
     inner = ",".join(f'{label}="{value[:MOST].translate(_ESCAPED)}"' for label, value in pairs)
     return f"{name}{{{inner}}}" if inner else name
@@ -35,43 +37,57 @@ class Increments(defaultdict[str, float]):
             self[row(name, *labels)] += by
 
     def observe(self, name: str, *labels: str, value: float) -> None:
-        """Enter a value into a histogram: buckets hold what is below their bounds, as Prometheus has them."""
-        for bound in reversed(BY_NAME[name].buckets):
-            if value > bound:
-                break
-            self[row(f"{name}_bucket", *labels, le=f"{bound:g}")] += 1
-        self[row(f"{name}_bucket", *labels, le="+Inf")] += 1
-        self[row(f"{name}_count", *labels)] += 1
-        self[row(f"{name}_sum", *labels)] += value
+        """Enter a value into a histogram."""
+        bounds = BY_NAME[name].buckets
+        counts = [0] * (len(bounds) + 1)
+        counts[bisect_left(bounds, value)] = 1
+        self.enter(name, *labels, counts=counts, total=value)
+
+    def enter(self, name: str, *labels: str, counts: Sequence[int], total: float) -> None:
+        """Enter values into a histogram, of which so many lie between one bound and the next, and so much in all."""
+        bounds = [*map("{:g}".format, BY_NAME[name].buckets), "+Inf"]
+        for bound, below in zip(bounds, accumulate(counts), strict=True):
+            if below:  # a bucket holds all that is below its bound, as Prometheus has them
+                self[row(f"{name}_bucket", *labels, le=bound)] += below
+        if any(counts):
+            self[row(f"{name}_count", *labels)] += sum(counts)
+            self[row(f"{name}_sum", *labels)] += total
 
     def pairs(self) -> list[str | float]:
         """Rows and amounts, one after the other, as scripts take them."""
         return [part for row, amount in self.items() for part in (row, f"{amount:.17g}")]
 
 
-def page(rows: Mapping[str, str]) -> str:
-    """All rows as Prometheus reads them: metric by metric, buckets in their order."""
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for name, amount in rows.items():
-        found[_owner(name).name].append(f"{name} {amount}")
-    lines = []
-    for metric in METRICS:
-        if metric.name in found:
-            lines += [f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"]
-            lines += sorted(found[metric.name], key=_place) if metric.buckets else sorted(found[metric.name])
-    return "\n".join([*lines, ""])
+def page(rows: Mapping[bytes, bytes]) -> bytes:
+    """All rows as Prometheus reads them, metric by metric. There may be tens of thousands: they stay bytes."""
+    lines = sorted(b"%b %b" % pair for pair in rows.items())
+    found: dict[str, list[bytes]] = {}
+    for name, group in groupby(lines, key=_name):  # sorted by what comes before the brace, so each name comes once
+        found.setdefault(_owner(name.decode()).name, []).extend(group)
+    parts = [_shown(metric, found[metric.name]) for metric in METRICS if metric.name in found]
+    return b"".join(parts)
 
 
-def _owner(row: str) -> Metric:
-    """The metric that a row belongs to."""
-    name = row.partition("{")[0]
+def _name(line: bytes) -> bytes:
+    return line[: line.index(b"{" if b"{" in line else b" ")]
+
+
+def _owner(name: str) -> Metric:
+    """The metric that rows of this name belong to."""
     return BY_NAME.get(name) or BY_NAME[name.rpartition("_")[0]]
 
 
-def _place(line: str) -> tuple[str, int, float]:
+def _shown(metric: Metric, lines: list[bytes]) -> bytes:
+    head = f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n".encode()
+    if metric.buckets:
+        lines = sorted(lines, key=_place)
+    return head + b"\n".join(lines) + b"\n"
+
+
+def _place(line: bytes) -> tuple[bytes, int, float]:
     """Where a row of a histogram stands: with those of the same labels, buckets first and by their bounds."""
-    name, _, rest = line.rpartition(" ")[0].partition("{")
-    inner, _, bound = rest.rstrip("}").rpartition('le="')
-    if name.endswith("_bucket"):
-        return inner.rstrip(","), 0, float(bound.rstrip('"'))
-    return rest.rstrip("}"), 1 + name.endswith("_sum"), 0.0
+    name, _, rest = line.rpartition(b" ")[0].partition(b"{")
+    inner, _, bound = rest.rstrip(b"}").rpartition(b'le="')
+    if name.endswith(b"_bucket"):
+        return inner.rstrip(b","), 0, float(bound.rstrip(b'"'))
+    return rest.rstrip(b"}"), 1 + name.endswith(b"_sum"), 0.0

@@ -1,6 +1,6 @@
 -- id, fence, position, how much further this is, six amounts (spent and open: tokens, usd, flops), number of entries,
--- entries, number of checkpoints to drop, their names, number of rows of metrics, rows and amounts, then name and value
--- of checkpoints to keep. Returns 'ok', 'cancel' (written, and the caller wants the job to end), or 'stale'.
+-- entries, number of checkpoints to drop, their names, number of rows of metrics and, unless it is 0, how many entries
+-- are counted with them, rows and amounts; then name and value of checkpoints to keep. Returns 'ok', 'cancel' (written, and the caller wants the job to end), or 'stale'.
 local id, position, more = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[11])
 local held = redis.call('HMGET', key('job', id), 'fence', 'cancel')
 if held[1] ~= ARGV[2] then return 'stale' end
@@ -18,6 +18,10 @@ local dropped = tonumber(ARGV[at])
 for i = at + 1, at + dropped do redis.call('HDEL', key('live', id), ARGV[i]) end
 at = at + dropped + 1
 local rows = tonumber(ARGV[at])
+if rows > 0 then
+  at = at + 1
+  redis.call('HSET', key('job', id), 'counted', ARGV[at])
+end
 for i = at + 1, at + 2 * rows, 2 do count(ARGV[i], ARGV[i + 1]) end
 for i = at + 2 * rows + 1, #ARGV, 2 do redis.call('HSET', key('live', id), ARGV[i], ARGV[i + 1]) end
 tell(id)

@@ -258,13 +258,14 @@ class Store:
         told = await self.scripts.run("dead", most)
         return [(_text(id), _text(tenant), int(at) / 1000, json.loads(why)["detail"]) for id, tenant, at, why in told]
 
-    async def metrics(self) -> dict[str, str]:
+    async def metrics(self) -> dict[bytes, bytes]:
         """All rows of `/metrics`: what was counted, and how things stand."""
         (counted, dead, oldest, tenants), workers = await asyncio.gather(self.scripts.run("metrics"), self.workers())
         gauges = {row("tts_dead_letters"): dead, row("tts_queue_age_seconds"): oldest / 1000, **worker_gauges(workers)}
         for told in tenants:
             gauges |= tenant_gauges(told)
-        return _fields(counted) | {name: f"{amount:.17g}" for name, amount in gauges.items()}
+        rows = dict(zip(counted[::2], counted[1::2], strict=True))
+        return rows | {name.encode(): f"{amount:.17g}".encode() for name, amount in gauges.items()}
 
     async def workers(self) -> dict[str, dict[str, Any]]:
         """Those that were alive a moment ago, and what they say of themselves."""

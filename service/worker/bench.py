@@ -53,8 +53,11 @@ class Bench:
             if isinstance(backend, Connected):
                 await backend.aclose()
 
-    async def work(self, spec: Spec, journal: Journal, halt: Halt) -> Ended:
-        """Bring a job to its end. What it cannot do is how it ended; only what nobody foresaw is raised."""
+    async def work(
+        self, spec: Spec, journal: Journal, halt: Halt, observe: Callable[[Record], None] | None = None
+    ) -> Ended:
+        """Bring a job to its end, and show `observe` all that is new. What it cannot do is how it ended; only what
+        nobody foresaw is raised."""
         try:
             strategy = self._catalog.strategy(spec.strategy)
             verifier = self._catalog.verifier(spec.model, spec.verifier)
@@ -71,6 +74,7 @@ class Bench:
                 seed=spec.seed,
                 journal=journal,
                 halt=halt,
+                observe=observe,
                 runner=await self._runner(spec.problem, verifier),
                 job=spec.id,
             )

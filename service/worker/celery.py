@@ -14,6 +14,7 @@ from typing import Any
 from celery import Celery, signals
 from kombu.exceptions import OperationalError
 
+from service import tracing
 from service.catalog import Catalog
 from service.settings import settings
 from service.store import GONE, Store
@@ -93,6 +94,7 @@ class Host:
         warming = asyncio.create_task(bench.warm(catalog.default))
         await self._engine.run()
         warming.cancel()
+        tracing.stop()
 
     def _pass_on(self, jobs: int) -> None:
         """Tell other workers, from a thread that may wait for the broker."""

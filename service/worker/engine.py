@@ -13,7 +13,8 @@ from typing import Any
 
 from service.metrics.count import Counting
 from service.settings import Settings
-from service.store import GONE, Claim, RedisJournal, StaleLease, Store, Unreachable, stopped
+from service.store import Claim, RedisJournal, StaleLease, Store, Unreachable, heard, stopped
+from service.tracing import JobSpan, followed
 from service.worker.bench import Bench, Ended
 from tts.errors import Suspended
 from tts.halt import Halt
@@ -122,7 +123,8 @@ class Engine:
                 counting,
                 lambda: running.halt.set("cancelled"),
             )
-            ended = await self._worked(running, journal)
+            with followed(claim) as span:
+                ended = await self._worked(running, journal, span)
             result = ended.outcome.model_dump_json().encode() if ended.outcome else b""
             counted = counting.ended(ended.state, ended.outcome)
             await self._store.finish(claim, ended.state, result, ended.error, counted)
@@ -137,11 +139,14 @@ class Engine:
                 del self._jobs[claim.id]
             self._wake.set()
 
-    async def _worked(self, running: Running, journal: RedisJournal) -> Ended:
+    async def _worked(self, running: Running, journal: RedisJournal, span: JobSpan | None) -> Ended:
         """How the job ended; what nobody foresaw makes it a dead letter, and takes nobody else with it."""
         claim = running.claim
         try:
-            return await self._bench.work(claim.spec, journal, running.halt)
+            ended = await self._bench.work(claim.spec, journal, running.halt, span)
+            if span is not None:
+                span.ended(ended.state, ended.outcome)
+            return ended
         except (StaleLease, Unreachable, Suspended, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -184,20 +189,10 @@ class Engine:
 
     async def _listen(self) -> None:
         """Hear of cancellations at once; the heartbeat tells of those that were missed."""
-        away = False
-        while True:
-            try:
-                async with self._store.redis.pubsub() as channel:
-                    await channel.subscribe("tts:orders")
-                    async for message in channel.listen():
-                        away = False
-                        if message["type"] == "message" and (job := self._jobs.get(message["data"].decode())):
-                            job.halt.set("cancelled")
-            except GONE as error:
-                if not away:  # once, however long it lasts
-                    log.warning("orders are not heard until the store is back: %s", error)
-                away = True
-            await asyncio.sleep(POLL)
+        async with self._store.redis.pubsub() as channel:
+            async for _, id in heard(channel, lambda: ["tts:orders"], "orders"):
+                if job := self._jobs.get(id):
+                    job.halt.set("cancelled")
 
     async def _kept_trying(self, coroutine: Coroutine[Any, Any, Any], otherwise: Any) -> Any:
         """What comes of it; `otherwise`, in time for the next attempt, while Redis is away."""

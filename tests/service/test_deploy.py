@@ -186,9 +186,8 @@ def test_nothing_secret_is_in_the_files() -> None:
     words += "".join(
         file.read_text() for file in [*DEPLOY.glob("prometheus/*"), *DEPLOY.glob("grafana/provisioning/*/*")]
     )
-    given = (
-        r"\$\{\w+:-\}|-\}|$|\"\$\(openssl rand "  # by the environment; the name of a secret; an example that draws one
-    )
+    # What the environment gives, the name of a secret, an example that draws one.
+    given = r"\$\{\w+:-\}|-\}|$|\"\$\(openssl rand "
     assert not re.search(rf"(?im)(password|secret|token|api_key|requirepass)\s*[:=](?! *({given}))|://[^/\s]*@", words)
 
 
@@ -216,7 +215,7 @@ def table(page: str, heading: str) -> list[list[str]]:
 
 
 def spelled(default: Any) -> str:
-    return str(default).lower() if isinstance(default, bool) else str(default)
+    return str(default).lower() if isinstance(default, bool) or default is None else str(default)
 
 
 def test_the_page_lists_every_setting_with_its_default() -> None:

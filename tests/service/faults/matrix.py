@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -158,8 +159,16 @@ async def check(store: Store, job: Job, report: Report) -> None:
 
 
 async def check_account(store: Store, jobs: list[Job]) -> None:
-    """The tenant's account is the sum of its jobs' bills, and nothing is set aside any more."""
+    """The tenant's account is the sum of its jobs' bills, nothing is set aside any more, and metrics say the same."""
     told = await store.spending("default")
     assert told["tokens"] == sum(job.spent_tokens for job in jobs)
     assert told["held_tokens"] == told["queued"] == told["running"] == 0
     assert told["jobs"] == len(jobs)
+    rows = (await store.metrics()).items()
+    counted = Counter[str]()
+    for row, amount in rows:
+        counted[row.decode().partition("{")[0]] += int(float(amount))
+    assert counted["tts_budget_spent_tokens_total"] == counted["tts_job_tokens_sum"] == told["tokens"]
+    assert counted["tts_budget_granted_tokens_total"] == told["tokens"] + counted["tts_budget_refunded_tokens_total"]
+    assert counted["tts_jobs_submitted_total"] == counted["tts_jobs_ended_total"] == len(jobs)
+    assert counted["tts_ledger_mismatches_total"] == 0

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from evals.sglang_cpu import free_port
 from service.catalog import OWN, Catalog
 from service.settings import settings
+from tts.errors import UsageError
 
 _DEPLOY = File(__file__).parent / "deploy"
 DASHBOARDS = _DEPLOY / "grafana" / "dashboards"
@@ -79,11 +80,14 @@ def watcher(folder: File, api: str, backend: str | None) -> Watcher:
         where += f"     Prometheus: not started, there is none on the path; {_HOW}\n"
         return Watcher((), where + _IMPORT)
     port, own = _port(), folder / "prometheus"
-    own.mkdir(parents=True, exist_ok=True, mode=0o700)  # the configuration may hold a token
     catalog = Catalog(known.model_copy(update={"default_model": backend}) if backend else known)
     token = known.metrics_token.get_secret_value() if known.metrics_token else ""
     text = configuration({"tts": [api], "sglang": servers(catalog)}, token=token)
-    (own / "prometheus.yml").write_text(text)
+    try:
+        own.mkdir(parents=True, exist_ok=True, mode=0o700)  # the configuration may hold a token
+        (own / "prometheus.yml").write_text(text)
+    except OSError as error:
+        raise UsageError(f"cannot keep what is observed in {own}: {error.strerror}; name another --dir") from error
     if known.auth == "keys" and not token:
         where += "     /metrics is closed: set TTS_METRICS_TOKEN\n"
     where += f"     Prometheus: http://127.0.0.1:{port}, its alerts: http://127.0.0.1:{port}/alerts\n"

@@ -125,7 +125,7 @@ def up(folder: File, host: str, port: int, workers: int, backend: str | None, ob
         try:
             _wait_until_ready(f"http://{host}:{port}", parts)
             _greet(f"http://{host}:{port}", url, folder)
-            if observe:
+            if watch.told:
                 click.echo(watch.told, err=True)
             while True:
                 time.sleep(0.2)

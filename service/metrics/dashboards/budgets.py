@@ -225,7 +225,8 @@ def _held_and_wasted() -> list[Panel]:
         ),
         series(
             "Dollars: granted, spent, given back",
-            "The same in dollars an hour, where models have prices.",
+            "The same in dollars an hour: spent where models have prices, granted and given back where jobs have "
+            "budgets in dollars.",
             DOLLARS,
             *(
                 Query(f"{rate(f'tts_budget_{which}_usd_total')} * {HOUR}", which.replace("refunded", "given back"))

@@ -18,7 +18,7 @@ from service.metrics.dashboards.panels import (
     page,
     series,
 )
-from service.metrics.dashboards.queries import grown, grown_quantile, quantile, rate, ratio, share
+from service.metrics.dashboards.queries import grown, grown_quantile, quantile, rate, ratio, share, told
 
 _ENDED = "tts_jobs_ended_total"
 
@@ -106,14 +106,14 @@ def _endings() -> list[Panel]:
             "What stopped the search of jobs that ended. Many that stopped for their budget or deadline: larger "
             "ones, or fewer samples.",
             A_SECOND,
-            Query(rate(_ENDED, "stop"), "{{stop}}"),
+            Query(told(rate(_ENDED, "stop"), "stop", "an error"), "{{stop}}"),
             stacked=True,
         ),
         series(
             "Stop reasons by strategy",
             "The same for each strategy.",
             A_SECOND,
-            Query(rate(_ENDED, "strategy, stop"), "{{strategy}}: {{stop}}"),
+            Query(told(rate(_ENDED, "strategy, stop"), "stop", "an error"), "{{strategy}}: {{stop}}"),
             stacked=True,
         ),
         series(

@@ -118,7 +118,8 @@ class Page:
         defaults = panel["fieldConfig"]["defaults"]
         unit, stacked = defaults["unit"], "stacking" in defaults["custom"]
         found = [(named(asked.called, each.labels), each) for asked, several in self._asked(panel) for each in several]
-        found = sorted((pair for pair in found if not pair[1].empty), key=lambda pair: -_mean(pair[1]))
+        found = [(name, self._broken(each)) for name, each in found if not each.empty]
+        found.sort(key=lambda pair: -_mean(pair[1]))
         below: dict[float, float] = {}
         for number, (name, each) in enumerate(found):
             color = COLORS[number % len(COLORS)]
@@ -141,6 +142,15 @@ class Page:
         axes.spines[:].set_visible(False)
         if found:
             self._legend(axes)
+
+    def _broken(self, each: Series) -> Series:
+        """A line ends where there was nothing to be seen."""
+        points = [each.points[0]]
+        for at, value in each.points[1:]:
+            if at - points[-1][0] > 1.5 * self._step:
+                points.append((points[-1][0] + self._step, math.nan))
+            points.append((at, value))
+        return Series(each.labels, points)
 
     def _legend(self, axes: Axes) -> None:
         """Below the axes, from the panel's edge on."""

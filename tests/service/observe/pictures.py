@@ -130,7 +130,7 @@ class Page:
             axes.plot(times, high, color=color, linewidth=0.9, label=label)
             if stacked:
                 axes.fill_between(times, low, high, color=color, alpha=0.3, linewidth=0)
-                below.update(zip(times, high, strict=True))
+                below.update((at, top) for at, top in zip(times, high, strict=True) if not math.isnan(top))
         for step in defaults["thresholds"]["steps"][1:] if "thresholds" in defaults else ():
             axes.axhline(step["value"], color=MARKS.get(step["color"], "#888888"), linewidth=0.6, linestyle=":")
         axes.set_xlim(-self._seconds / 60, 0)

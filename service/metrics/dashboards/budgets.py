@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from service.metrics.dashboards.page import finished, page
 from service.metrics.dashboards.panels import (
     A_SECOND,
     COUNT,
@@ -16,46 +17,13 @@ from service.metrics.dashboards.panels import (
     Limits,
     Panel,
     Query,
-    bars,
     figure,
-    finished,
-    page,
-    rows,
     series,
 )
 from service.metrics.dashboards.queries import grown, happened, now, rate, ratio, share
+from service.metrics.dashboards.windows import first_to_end, windows
 
-HOUR, DAY = 3_600, 86_400
-
-
-def _burn(unit: str) -> str:
-    """Of each tenant, in all of its strategies and models: its window is one for all of them."""
-    return rate(f"tts_budget_spent_{unit}_total", "tenant", narrowed=("tenant",))
-
-
-def _left(unit: str) -> str:
-    """What a tenant may still spend in its window."""
-    limit, spent = (now(f"tts_budget_{which}_{unit}", "tenant") for which in ("limit", "window"))
-    return f"({limit} - {spent})"
-
-
-def _lasts(unit: str) -> str:
-    """Seconds until nothing is left, if a tenant goes on as it does."""
-    return f"clamp_min({_left(unit)}, 0) / ({_burn(unit)} > 0)"
-
-
-def _forecast(unit: str) -> str:
-    """The share of its limit that a tenant will have spent when its window ends, if it goes on as it does.
-
-    The present pace, carried on, and no `predict_linear` of what was spent: that falls to nothing with each window, and
-    a line through a fall predicts nonsense for as long as the fall is in its range.
-    """
-    spent, limit = (now(f"tts_budget_{which}_{unit}", "tenant") for which in ("window", "limit"))
-    return f"({spent} + {_burn(unit)} * {now('tts_budget_window_left_seconds', 'tenant')}) / {limit}"
-
-
-def _first_to_end() -> str:
-    return f"min({_lasts('tokens')} < {now('tts_budget_window_left_seconds', 'tenant')})"
+HOUR = 3_600
 
 
 def _at_a_glance() -> list[Panel]:
@@ -77,7 +45,7 @@ def _at_a_glance() -> list[Panel]:
             "The tenant whose limit of tokens runs out first, at its present pace, before its window ends. – : "
             "nobody's does. The table below says who it is; `tts keys limit` raises it.",
             SECONDS,
-            Query(_first_to_end()),
+            Query(first_to_end()),
             limits=Limits(2 * HOUR, HOUR, falling=True),
             none="not in this window",
         ),
@@ -136,45 +104,6 @@ def _burns() -> list[Panel]:
             DOLLARS,
             Query(hourly, "{{tenant}}"),
             stacked=True,
-        ),
-    ]
-
-
-def _windows() -> list[Panel]:
-    aside = f"{now('tts_budget_window_tokens', 'tenant')} + {now('tts_budget_held_tokens', 'tenant')}"
-    return [
-        bars(
-            "Used and set aside of the limit",
-            "Spent in this window and held for jobs that have not ended. At 100 % a tenant's next job is refused "
-            "(429 `budget`), although a part of it may come back.",
-            SHARE,
-            Query(f"({aside}) / {now('tts_budget_limit_tokens', 'tenant')}", "{{tenant}}"),
-            most=1,
-            limits=Limits(0.8, 0.95),
-        ),
-        series(
-            "Forecast for the window's end",
-            "The share of its limit that a tenant will have spent when its window ends, if it goes on as it does. "
-            "Above 100 % it will be refused before that.",
-            SHARE,
-            Query(_forecast("tokens"), "{{tenant}}: tokens"),
-            Query(_forecast("usd"), "{{tenant}}: dollars"),
-            most=2,
-            limits=Limits(0.9, 1),
-        ),
-        rows(
-            "Windows",
-            "By tenant with a limit: how long it lasts at the present pace, beside how long it has to.",
-            "tenant",
-            {
-                "Limit": (TOKENS, now("tts_budget_limit_tokens", "tenant")),
-                "Spent": (TOKENS, now("tts_budget_window_tokens", "tenant")),
-                "Lasts": (SECONDS, _lasts("tokens")),
-                "Window ends in": (SECONDS, now("tts_budget_window_left_seconds", "tenant")),
-                "Limit in dollars": (DOLLARS, now("tts_budget_limit_usd", "tenant")),
-                "Dollars": (DOLLARS, now("tts_budget_window_usd", "tenant")),
-            },
-            width=8,
         ),
     ]
 
@@ -297,7 +226,7 @@ def made() -> Dashboard:
         {
             "At a glance": _at_a_glance(),
             "Burn": _burns(),
-            "Windows and limits": _windows(),
+            "Windows and limits": windows(),
             "Set aside, given back, wasted": _held_and_wasted(),
             "Cost of an answer": _answers(),
         },

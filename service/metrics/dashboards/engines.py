@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from service.metrics.dashboards.page import finished, page
 from service.metrics.dashboards.panels import (
     A_SECOND,
     COUNT,
@@ -15,8 +16,6 @@ from service.metrics.dashboards.panels import (
     Panel,
     Query,
     figure,
-    finished,
-    page,
     series,
 )
 from service.metrics.dashboards.queries import (
@@ -25,16 +24,13 @@ from service.metrics.dashboards.queries import (
     quantile,
     rate,
     ratio,
-    served,
-    served_quantile,
-    served_rate,
     share,
 )
+from service.metrics.dashboards.sglang import of_servers
 
 REPLICAS = f"sum({now('tts_replica_up', 'model, replica', 'max')})"
 """Replicas that some worker reaches."""
 WORKERS = now("tts_worker_room", "", "count")
-_SERVER = "{{model_name}} at {{instance}}"
 
 
 def _at_a_glance() -> list[Panel]:
@@ -196,69 +192,6 @@ def _models() -> list[Panel]:
     ]
 
 
-def _sglang() -> list[Panel]:
-    return [
-        series(
-            "Cache hit share",
-            "Of the tokens of prompts, as the server counts them: the gauge of its own is of its last batch only.",
-            SHARE,
-            Query(
-                share(
-                    served_rate("sglang:cached_tokens_total"),
-                    served_rate("sglang:prompt_tokens_total"),
-                ),
-                _SERVER,
-            ),
-            most=1,
-        ),
-        series(
-            "KV cache in use",
-            "Share of the KV cache that running requests hold. Near 100 % requests are retracted and begun again: "
-            "lower TTS_JOBS_AT_ONCE, or another server.",
-            SHARE,
-            Query(served("sglang:token_usage", "max"), _SERVER),
-            most=1,
-            limits=Limits(0.85, 0.95),
-        ),
-        series(
-            "Running and queued",
-            "Requests on each server. A queue that stays: workers offer more samples at once than servers run "
-            "(`--max-running-requests`).",
-            COUNT,
-            Query(served("sglang:num_running_reqs"), f"{_SERVER}: running"),
-            Query(served("sglang:num_queue_reqs"), f"{_SERVER}: queued"),
-        ),
-        series(
-            "Throughput",
-            "Tokens generated a second.",
-            TOKENS_A_SECOND,
-            Query(served_rate("sglang:generation_tokens_total"), _SERVER),
-            stacked=True,
-        ),
-        series(
-            "Time to the first token",
-            "By model: the median, and what 95 % of the requests wait at most. It grows with the queue and with long "
-            "prompts.",
-            SECONDS,
-            *(
-                Query(
-                    served_quantile(share, "sglang:time_to_first_token_seconds"),
-                    f"{{{{model_name}}}}: p{share * 100:.0f}",
-                )
-                for share in (0.5, 0.95)
-            ),
-        ),
-        series(
-            "Tokens in the KV cache",
-            "Held by running requests, kept of earlier ones (given up when there is need), and room in all.",
-            TOKENS,
-            Query(served("sglang:kv_used_tokens"), f"{_SERVER}: in use"),
-            Query(served("sglang:kv_evictable_tokens"), f"{_SERVER}: kept"),
-            Query(served("sglang:max_total_num_tokens"), f"{_SERVER}: room"),
-        ),
-    ]
-
-
 def made() -> Dashboard:
     """The dashboard."""
     about = "The queue, the workers, the models as workers see them, and what SGLang servers say of themselves."
@@ -268,6 +201,6 @@ def made() -> Dashboard:
             "At a glance": _at_a_glance(),
             "Queue and workers": _queue(),
             "Models, as workers see them": _models(),
-            "SGLang, as its servers say": _sglang(),
+            "SGLang, as its servers say": of_servers(),
         },
     )

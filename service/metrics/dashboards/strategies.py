@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from service.metrics.dashboards.page import finished, page
 from service.metrics.dashboards.panels import (
     A_SECOND,
     COUNT,
@@ -14,8 +15,6 @@ from service.metrics.dashboards.panels import (
     Panel,
     Query,
     figure,
-    finished,
-    page,
     series,
 )
 from service.metrics.dashboards.queries import grown, grown_quantile, quantile, rate, ratio, share, told

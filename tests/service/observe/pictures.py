@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.service.observe.prometheus import Asked, Reader, Series, asked_by, dashboards
+from tests.service.observe.spelling import spelled
 
 ROOT = File(__file__).parents[3]
 PICTURES = ROOT / "docs" / "pictures"
@@ -32,30 +33,6 @@ LINES = 6
 """In a legend, at most; Grafana's scrolls."""
 COLORS = ("#3274d9", "#e0752d", "#56a64b", "#a352cc", "#e02f44", "#e0b400", "#37872d", "#8f3bb8", "#5794f2", "#ff9830")
 MARKS = {"green": "#56a64b", "orange": "#e0752d", "red": "#e02f44"}
-
-
-def spelled(value: float, unit: str) -> str:
-    """A value as Grafana would show it."""
-    if math.isnan(value):
-        return "–"
-    if unit == "percentunit":
-        return f"{value:.0%}" if value >= 0.1 else f"{value:.1%}"
-    if unit == "s":
-        return _duration(value)
-    if unit == "currencyUSD":
-        return f"${value:.2f}" if value >= 0.1 else f"${value:.2g}"
-    end = {"short": "", "cps": "/s"}.get(unit, f" {unit.removeprefix('si:')}")
-    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g}{letter}{end}" if end in ("", "/s") else f"{value / size:.3g} {letter}{end[1:]}"
-    return f"{value:.3g}{end}"
-
-
-def _duration(seconds: float) -> str:
-    for size, name in ((86_400, "days"), (3_600, "h"), (60, "min"), (1, "s")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {name}"
-    return f"{seconds * 1000:.3g} ms"
 
 
 def named(called: str, labels: Mapping[str, str]) -> str:

@@ -24,10 +24,11 @@ sglang: $(SGLANG)
 test-sglang: $(DEV) $(SGLANG)
 	$(RUN)python -m pytest tests/sglang
 
-# 200 kills of each part of the service: about forty minutes; what came of it is added to runs/faults.log.
-faults: $(DEV)
+# 200 kills of each part of the service, and of a replica: about an hour; what came of it is added to runs/faults.log.
+faults: $(DEV) $(SGLANG)
 	@mkdir -p runs
-	TTS_TEST_KILLS=200 TTS_TEST_LOG=runs/faults.log $(RUN)python -m pytest -q tests/service/faults
+	TTS_TEST_KILLS=200 TTS_TEST_REPLICA_KILLS=200 TTS_TEST_LOG=runs/faults.log $(RUN)python -m pytest -q \
+	  tests/service/faults tests/sglang/test_service.py::test_jobs_survive_kills_of_a_replica
 
 check: $(DEV)
 	$(RUN)ruff check .

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 from tts.backends.base import Backend, Keep, Reader, Reading, Request, Watch
-from tts.errors import BackendError, Refused
+from tts.errors import BackendError, Refused, UsageError
 from tts.halt import Halt
 from tts.job import Job
 from tts.journal import Checkpoint, Held, Settled, whole
@@ -190,6 +190,10 @@ async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -
         return await settle(
             "failed", spend, uncertain=error.usage.uncertain_tokens if error.usage else 0, error=str(error)
         )
+    except UsageError as error:  # a server that refuses what it is asked has generated nothing
+        hold.settle(NOTHING)
+        await settle("failed", NOTHING, error=str(error))
+        raise
     except asyncio.CancelledError:
         if halt.reason in (None, "suspended"):
             raise

@@ -12,20 +12,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path as File
-from typing import IO, Self
+from typing import Self
+
+from evals.sglang_cpu.nursery import Forked, Nursery
 
 HERE = File(__file__).parent
 PYTHON = HERE.parents[1] / ".sglang" / "bin" / "python"
 """Built by `make sglang`."""
 STARTING = 180.0
-"""Seconds until a server that is not ready has failed; on idle cores it takes 30."""
+"""Seconds until a server that is not ready has failed; on idle cores it takes two."""
 FLAGS = (
     *("--host", "127.0.0.1", "--device", "cpu", "--dtype", "float32"),
     *("--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
@@ -46,14 +46,13 @@ SETTINGS = {
 }
 
 
-def command(model: File, port: int, more: Sequence[str] = ()) -> list[str]:
-    """What starts a server."""
-    named = ("--model-path", str(model.resolve()), "--port", str(port))
-    return [str(PYTHON), "-m", "sglang.launch_server", *named, *FLAGS, *more]
+def arguments(model: File, port: int, more: Sequence[str] = ()) -> list[str]:
+    """What a server is told."""
+    return ["--model-path", str(model.resolve()), "--port", str(port), *FLAGS, *more]
 
 
 def environment() -> dict[str, str]:
-    """What it is started with."""
+    """What it is started in."""
     return {**os.environ, **SETTINGS}
 
 
@@ -65,62 +64,51 @@ def free_port() -> int:
         return port
 
 
+NURSERY = Nursery([str(PYTHON), "-P", str(HERE / "parent.py")], environment)
+
+
 class Server:
     """A server in processes of its own: `with Server(model) as server:` waits until it is ready."""
 
     def __init__(self, model: File, *flags: str, port: int | None = None) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._model, self._flags = model, flags
-        self._process: subprocess.Popen[bytes] | None = None
-        self._log: IO[bytes] | None = None
+        self._arguments = arguments(model, self.port, flags)
+        self._forked: Forked | None = None
 
     def start(self) -> Self:
-        """Start without waiting."""
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the server
-        self._process = subprocess.Popen(
-            command(self._model, self.port, self._flags),
-            env=environment(),
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        """Start, anew if it has run before, and do not wait. The first of all takes the imports' time."""
+        self.kill()
+        self._forked = NURSERY.fork(self._arguments)
         return self
 
     def ready(self) -> Self:
         """Wait until it serves. Raises `RuntimeError` with the end of its log where it does not."""
-        assert self._process is not None
-        assert self._log is not None
+        assert self._forked is not None
         until = time.monotonic() + STARTING
-        while time.monotonic() < until and self._process.poll() is None:
+        while time.monotonic() < until and not self.over:
             try:
                 urllib.request.urlopen(f"{self.url}/health", timeout=30.0).close()
             except (urllib.error.URLError, OSError):
-                time.sleep(0.25)
+                time.sleep(0.1)
             else:
                 return self
-        self._log.seek(0)
-        raise RuntimeError(f"no server at {self.url}:\n{self._log.read().decode(errors='replace')[-3000:]}")
+        raise RuntimeError(f"no server at {self.url}:\n{self._forked.log()[-3000:]}")
 
     @property
     def over(self) -> bool:
         """Whether it has ended."""
-        return self._process is not None and self._process.poll() is not None
+        return self._forked is not None and self._forked.over
 
     def send(self, what: signal.Signals) -> None:
         """A signal to all of its processes."""
-        if self._process is not None:
-            try:
-                os.killpg(self._process.pid, what)
-            except ProcessLookupError:
-                return
+        if self._forked is not None:
+            self._forked.send(what)
 
     def kill(self) -> None:
         """End it at once."""
-        self.send(signal.SIGKILL)
-        if self._process is not None and self._log is not None:
-            self._process.wait()
-            self._log.close()
+        if self._forked is not None:
+            self._forked.kill()
 
     def counted(self, name: str, **labels: str) -> int:
         """A counter's sum over those of its rows that carry these labels, as `/metrics` has it now."""

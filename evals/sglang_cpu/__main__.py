@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from evals.sglang_cpu import PYTHON, command, environment
+from evals.sglang_cpu import PYTHON, arguments, environment
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -17,7 +17,7 @@ def serve(model: Path, port: int, flags: tuple[str, ...]) -> None:
     answers."""
     if not PYTHON.is_file():
         raise click.ClickException("SGLang is not installed here; run `make sglang`")
-    os.execve(PYTHON, command(model, port, flags), environment())
+    os.execve(PYTHON, [str(PYTHON), "-m", "sglang.launch_server", *arguments(model, port, flags)], environment())
 
 
 serve()

@@ -49,7 +49,7 @@ def serving(servers: dict[str, Server]) -> Iterator[dict[str, Server]]:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[dict[str, Server]]:
-    """Started together, because each takes a while."""
+    """For all tests; whatever one of them kills is started anew for the next."""
     with serving({"policy": Server(POLICY), "twin": Server(POLICY), "reward": Server(REWARD)}) as started:
         yield started
 

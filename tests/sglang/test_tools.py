@@ -15,7 +15,8 @@ from tests.tts.backends.conftest import build
 from tests.tts.backends.test_prompt import HERMES
 from tts.answers.calls import END, Spoken, grammar, heard
 from tts.backends.sglang import SGLangBackend
-from tts.types import Message, Path, Sampling
+from tts.errors import UsageError
+from tts.types import Completion, Message, Path, Sampling
 
 DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
 ADD = {"type": "object", "properties": {"a": DIGIT, "b": {"enum": [END, "x"]}}, "required": ["a", "b"]}
@@ -42,7 +43,11 @@ def called(server: Server, tag: str) -> list[Spoken]:
 
     async def main(backend: SGLangBackend) -> list[Spoken]:
         asked = [request(backend, ASKED, sampling) for _ in range(8)]
-        samples = await asyncio.gather(*map(backend.generate, asked))
+        told = await asyncio.gather(*map(backend.generate, asked), return_exceptions=True)
+        for error in told:
+            if isinstance(error, BaseException):
+                raise error
+        samples = [sample for sample in told if isinstance(sample, Completion)]
         found = [heard(sample.text) for sample in samples if sample.finish == "stop"]
         return [spoken for spoken in found if spoken is not None]
 
@@ -69,3 +74,9 @@ def test_at_least_one_call_where_calls_are_required(server: Server) -> None:
 def test_a_text_without_calls_where_none_is_wanted(server: Server) -> None:
     found = called(server, grammar(FUNCTIONS, required=False, parallel=True))
     assert all(not calls for _, calls in found), "a model of random weights does not spell what begins a call"
+
+
+def test_a_schema_that_no_grammar_knows_is_refused_and_the_server_lives_on(server: Server) -> None:
+    with pytest.raises(UsageError, match=r"(?i)grammar|schema"):
+        called(server, grammar([("f", {"type": "nonsense"})], required=True, parallel=True))
+    assert called(server, grammar(FUNCTIONS[:1], required=True, parallel=False))

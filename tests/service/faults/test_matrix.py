@@ -9,7 +9,7 @@ from pathlib import Path as File
 
 import pytest
 
-from tests.service.faults.matrix import Report, matrix
+from tests.service.faults.matrix import matrix, told
 from tests.service.faults.stack import Stack, running
 
 KILLS = int(os.environ.get("TTS_TEST_KILLS", "20"))
@@ -22,14 +22,6 @@ SOON = 15.0
 def stack(tmp_path: File) -> Iterator[Stack]:
     with running(Stack(tmp_path, "fake:tests.handlers:counting")) as stack:
         yield stack
-
-
-def told(report: Report) -> None:
-    """Kept where a long run is asked for."""
-    print(f"\n{report}")
-    if folder := os.environ.get("TTS_TEST_LOG"):
-        with File(folder).open("a", encoding="utf-8") as log:
-            log.write(f"{report}\n")
 
 
 @pytest.mark.parametrize("kind", ["worker", "api", "valkey"])

@@ -19,6 +19,8 @@ TOLERATED, FIRST_PAUSE, LONGEST_PAUSE = 3, 0.5, 30.0
 """Failures in a row before a server is left alone, and for how many seconds: at first, doubled each time, at most."""
 AGAIN = 0.25
 """Seconds between two aborts of a request: the first may come before the request itself."""
+BAD_REQUEST = 400
+"""As SGLang says it within a stream: of a grammar that cannot be compiled, for one."""
 FEWEST_STEPS = 20
 """Decoding steps after which a server's own times are believed."""
 
@@ -40,7 +42,10 @@ class Breaker:
         return not self.closed and time.monotonic() < self._until
 
     def failed(self, *, gone: bool = False) -> None:
-        """A call failed; nobody is there any more if it is `gone`."""
+        """A call failed; nobody is there any more if it is `gone`. While the server is left alone, only calls fail that
+        were on their way before: however many a death hits, it is one."""
+        if self.resting:
+            return
         self._failures = max(self._failures + 1, TOLERATED if gone else 0)
         pause = FIRST_PAUSE * 2.0 ** (self._failures - TOLERATED)
         self._until = time.monotonic() + min(LONGEST_PAUSE, pause)
@@ -249,11 +254,14 @@ def _last(events: list[bytes], deltas: bool) -> Said | None:
 
 
 def _check(told: Said, draft: Draft) -> None:
-    """A stream ends because the model is done or because we said so; an abort of the server's own is a failure."""
+    """A stream ends because the model is done or because we said so; an abort of the server's own is a failure, unless
+    it says that the request makes no sense: then no other server would take it either."""
     finish = told.finish
     if finish is None:
         raise Failure("a stream ended before its text", started=True)
     ours = draft.finish == "watched" or draft.request.halt.reason is not None
+    if finish["type"] == "abort" and finish.get("status_code") == BAD_REQUEST:
+        raise UsageError(f"the server refuses the request: {' '.join(str(finish.get('message')).split())}")
     if finish["type"] == "abort" and not ours:
         raise Failure(f"a request was aborted: {finish.get('message')}", started=bool(told.made))
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,17 @@ def test_a_breaker_opens_after_failures_in_a_row_and_lets_one_try_again() -> Non
     breaker.succeeded()
     breaker.failed()
     assert breaker.closed
+
+
+def test_the_calls_that_a_server_took_with_it_do_not_prolong_its_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.monotonic()
+    breaker = Breaker()
+    for _ in range(64):
+        breaker.failed()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 1.0)
+    assert not breaker.resting
+    breaker.failed()
+    assert breaker.resting
 
 
 def test_a_server_that_is_gone_is_left_alone_at_once() -> None:

@@ -85,6 +85,9 @@ async def mishaps(stack: Stack, callers: Callers, servers: list[Server], seconds
         await callers.cancel("acme", await ask("acme", "chain"))
         await asyncio.sleep(seconds * 0.05)
     await asyncio.sleep(seconds * 0.1)
+    for _ in range(6):  # so that it has something to lose
+        await ask("acme", "chain")
+    await asyncio.sleep(1.5)
     stack.kill("worker", 0)
     await asyncio.sleep(seconds * 0.2)
     await asyncio.to_thread(servers[1].kill)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tts.backends.base import Health
-from tts.backends.sglang.placement import Standing, choose
+from tts.backends.sglang.placement import Speed, Standing, choose
 from tts.backends.sglang.replica import Replica
 from tts.backends.sglang.warmth import Chain
 from tts.errors import BackendError, UsageError
@@ -160,8 +160,10 @@ class Fleet:
         shunned = set.intersection(*(errand.failed for errand in errands))
         usable = {each.url: each for each in self.replicas if each.usable}
         usable = {url: each for url, each in usable.items() if each not in shunned} or usable
+        told = min((each.speed for each in usable.values() if each.speed.told), key=_pace, default=Speed())
         standings = [
-            Standing(url, each.running, each.room, _cold(each, errands), each.speed) for url, each in usable.items()
+            Standing(url, each.running, each.room, _cold(each, errands), each.speed if each.speed.told else told)
+            for url, each in usable.items()
         ]
         tokens = sum(errand.tokens for errand in errands) / len(errands)
         return [usable[chosen.name] for chosen in choose(errands[0].conversation, standings, len(errands), tokens)]
@@ -194,6 +196,11 @@ class Fleet:
                 self._lost = self._lost and not replica.usable
                 self._soon()
             await asyncio.sleep(INTERVAL if replica.breaker.closed else INTERVAL / 4)
+
+
+def _pace(speed: Speed) -> float:
+    """What decoding takes."""
+    return speed.decoding(1, 1)
 
 
 def _cold(replica: Replica, errands: Sequence[Errand]) -> float:

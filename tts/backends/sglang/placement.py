@@ -16,12 +16,14 @@ processes and later turns decide alike."""
 class Speed:
     """Prompt tokens that a replica reads in a second; seconds of a decoding step, and more of them for each stream.
 
-    The defaults are of an 8 B model on one large GPU; they hold until a server has told its own.
+    The defaults are of an 8 B model on one large GPU; they hold until a server has `told` its own, or another one of
+    the same model has.
     """
 
     prefill: float = 8_000.0
     step: float = 0.010
     stream: float = 0.000_05
+    told: bool = False
 
     def reading(self, tokens: float) -> float:
         """Seconds to read so many tokens of a prompt."""

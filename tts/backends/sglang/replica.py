@@ -21,8 +21,8 @@ AGAIN = 0.25
 """Seconds between two aborts of a request: the first may come before the request itself."""
 BAD_REQUEST = 400
 """As SGLang says it within a stream: of a grammar that cannot be compiled, for one."""
-FEWEST_STEPS = 20
-"""Decoding steps after which a server's own times are believed."""
+FEWEST_STEPS = 200
+"""Decoding steps after which a server's own times are believed: the first ones are slower."""
 
 
 class Breaker:
@@ -132,7 +132,8 @@ class Replica:
 
     def _call_off(self) -> None:
         self.breaker.failed(gone=True)
-        self.warmth.clear()  # whoever answers later was started anew
+        self.speed = Speed()  # whoever answers later was started anew
+        self.warmth.clear()
         now = asyncio.get_running_loop().time()
         for limit in self._limits:
             limit.reschedule(now)
@@ -287,6 +288,6 @@ def speed_of(load: Mapping[str, Any], before: Speed) -> Speed:
     steps, streams, took, squares, products, *_ = load.get("decode_moments") or (0, 0, 0, 0, 0)
     spread = steps * squares - streams**2
     if steps < FEWEST_STEPS or spread <= 0:
-        return Speed(prefill, before.step, before.stream)
+        return Speed(prefill, before.step, before.stream, before.told)
     stream = max(0.0, (steps * products - streams * took) / spread)
-    return Speed(prefill, max(0.0, (took - stream * streams) / steps) * micro, stream * micro)
+    return Speed(prefill, max(0.0, (took - stream * streams) / steps) * micro, stream * micro, told=True)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from tests.tts.backends.sglang.test_replica import FACTS, Saying, load
+from tts.backends.base import Health
 from tts.backends.sglang.fleet import Errand, Fleet
+from tts.backends.sglang.placement import Speed
 from tts.backends.sglang.replica import Replica
 from tts.backends.sglang.warmth import chain
 from tts.backends.sglang.wire import Failure
@@ -86,5 +88,41 @@ def test_a_lost_fleet_that_gets_another_replica_serves_again_at_once() -> None:
         assert (await fleet.place(errand())) is fleet.replicas[1]
         fleet.leave(fleet.replicas[1])
         await fleet.close()
+
+    asyncio.run(main())
+
+
+def test_a_replica_that_was_started_anew_gets_its_share_whatever_the_other_one_has_told() -> None:
+    async def main() -> None:
+        slow = Speed(prefill=100.0, step=1.0, stream=0.1, told=True)
+        servers = [Server(), Server()]
+        servers[1].url = "http://b:30000"
+        first, second = replicas = [Replica(server, FACTS, PATIENCE) for server in servers]
+        fleet = Fleet(replicas, PATIENCE)
+        first.speed, second.speed = Speed(told=True), slow
+        await second.refresh()  # it is dead, and what it had told is no longer true
+        second.breaker.succeeded()
+        servers[0].well = servers[1].well = True
+        taken = set()
+        for i in range(20):
+            replica = await fleet.place(Errand(f"talk {i}", chain([(i, 2, 3)]), 1_000.0, Halt()))
+            assert replica is not None
+            fleet.leave(replica)
+            taken.add(replica)
+        assert taken == {first, second}
+        await fleet.close()
+
+    asyncio.run(main())
+
+
+def test_health_is_asked_of_replicas_that_nobody_asks_anything() -> None:
+    async def main() -> None:
+        server = Server()
+        replica = Replica(server, FACTS, PATIENCE)
+        fleet = Fleet([replica], PATIENCE)
+        assert await fleet.health() == {"http://a:30000": Health(up=False)}
+        server.well = True
+        replica.breaker._until = 0.0
+        assert await fleet.health() == {"http://a:30000": Health(up=True, resident=0)}
 
     asyncio.run(main())

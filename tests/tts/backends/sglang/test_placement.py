@@ -71,7 +71,7 @@ def test_whoever_is_chosen_has_room_and_is_chosen_once(
 
 def test_a_servers_own_sums_give_its_speed() -> None:
     """Steps of 5 ms and 0.1 ms more for each stream, in batches of 1 to 32."""
-    batches = list(range(1, 33))
+    batches = list(range(1, 33)) * 8
     took = [5_000 + 100 * streams for streams in batches]
     moments = [
         len(batches),
@@ -86,6 +86,9 @@ def test_a_servers_own_sums_give_its_speed() -> None:
     assert abs(speed.step - 0.005) < 1e-6
     assert abs(speed.stream - 0.0001) < 1e-7
     assert speed.prefill == 25_000
+    assert speed.told
+    few = {"decode_moments": [each // 8 for each in moments]}
+    assert not speed_of(few, Speed()).told, "the first steps are slower than all later ones"
 
 
 def test_a_server_that_has_done_nothing_yet_has_the_usual_speed() -> None:

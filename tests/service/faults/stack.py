@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path as File
 
@@ -21,11 +21,20 @@ US = (sys.executable, "-m", "service")
 
 
 class Stack:
-    """A Valkey, an API and some workers. A part that is killed is started again at once, as a supervisor would."""
+    """A Valkey, some APIs and workers. A part that is killed is started again at once, as a supervisor would."""
 
-    def __init__(self, folder: File, backend: str, *, workers: int = 2, config: File | None = None) -> None:
+    def __init__(
+        self,
+        folder: File,
+        backend: str,
+        *,
+        workers: int = 2,
+        apis: int = 1,
+        config: File | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         store, self.redis_url = valkey(folder)
-        self.port = free_port()
+        self.ports = [free_port() for _ in range(apis)]
         environment = {
             "TTS_REDIS_URL": self.redis_url,
             "TTS_DEFAULT_MODEL": backend,
@@ -33,16 +42,17 @@ class Stack:
             "TTS_DRAIN_SECONDS": "1",
             "PYTHONPATH": os.pathsep.join(sys.path),
             **({"TTS_CONFIG": str(config)} if config else {}),
+            **(settings or {}),
         }
         self.parts = {
             "valkey": [store],
             "worker": [Part("worker", [*US, "worker"], environment) for _ in range(workers)],
-            "api": [Part("API", [*US, "api", "--port", str(self.port)], environment)],
+            "api": [Part("API", [*US, "api", "--port", str(port)], environment) for port in self.ports],
         }
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.ports[0]}"
 
     def store(self) -> Store:
         """What looks into the store from here."""

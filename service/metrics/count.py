@@ -7,6 +7,7 @@ goes how many entries of the journal they stand for: a worker that takes the job
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -19,6 +20,9 @@ from tts.types import NOTHING, Budget, Role, Spend
 
 OUTCOMES = {"stop": "finished", "until": "step", "length": "truncated", "watched": "truncated", "halted": "cancelled"}
 """What became of a sample that came back, by how it ended."""
+FAILED = "error"
+"""What stopped a job that has no outcome."""
+_NUMBERS = re.compile(r"( of)? \d+")
 _BOUNDS = BY_NAME["tts_call_seconds"].buckets
 
 
@@ -93,7 +97,7 @@ class Counting:
     def ended(self, state: str, outcome: Outcome | None) -> Increments:
         """Rows of all that was not told yet, and of a job's end."""
         found = self.told()
-        found.add("tts_jobs_ended_total", *self._whose, state, outcome.stop if outcome else "")
+        found.add("tts_jobs_ended_total", *self._whose, state, outcome.stop if outcome else FAILED)
         self._refund(found)
         if outcome is None:
             return found
@@ -125,6 +129,12 @@ class Counting:
         found.add("tts_budget_granted_tokens_total", *self._whose, by=header.budget.tokens or 0)
         found.add("tts_budget_granted_usd_total", *self._whose, by=header.budget.usd or 0)
         found.observe("tts_queue_seconds", self._whose[0], value=self._waited)
+        for name in ("refunded", "forfeited", "lost"):
+            found.show(f"tts_budget_{name}_tokens_total", *self._whose)
+        for state, stop in (("done", "done"), ("failed", FAILED)):
+            found.show("tts_jobs_ended_total", *self._whose, state, stop)
+        found.show("tts_ledger_mismatches_total")
+        found.show("tts_jobs_requeued_total")
 
     def _refund(self, found: Increments) -> None:
         budget = self._granted
@@ -187,5 +197,5 @@ class Counting:
 
 
 def _manner(chosen: str) -> str:
-    """How an answer was chosen, without what was chosen among."""
-    return chosen.partition(":")[0].partition(";")[0]
+    """How an answer was chosen, without how many it was chosen among."""
+    return _NUMBERS.sub("", re.split("[:;]", chosen)[0])

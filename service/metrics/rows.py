@@ -36,6 +36,11 @@ class Increments(defaultdict[str, float]):
         if by:
             self[row(name, *labels)] += by
 
+    def show(self, name: str, *labels: str) -> None:
+        """Have a row that is there before it grows: of one that appears only then, Prometheus does not see the first
+        step."""
+        self[row(name, *labels)] += 0
+
     def observe(self, name: str, *labels: str, value: float) -> None:
         """Enter a value into a histogram."""
         bounds = BY_NAME[name].buckets

@@ -7,7 +7,7 @@ if ARGV[3] == '1' then redis.call('HSET', key('job', id), 'purge', 1) job.purge 
 if job.state == 'queued' and redis.call('EXISTS', key('journal', id)) == 0 then
   redis.call('LREM', key('queue', tenant), 1, id)
   close(id, job, 'cancelled', {'cancel', 1})
-  count_end(job, 'cancelled')
+  count_end(job, 'cancelled', 'cancelled')
 elseif job.state == 'queued' or job.state == 'running' then
   redis.call('HSET', key('job', id), 'cancel', 1)
   redis.call('PUBLISH', key('orders'), id)

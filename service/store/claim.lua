@@ -45,7 +45,7 @@ while #claimed < wanted do
       close(id, poison, 'dead', {'error', cjson.encode({code = 'poison',
         detail = 'its worker died ' .. most .. ' times in a row before it got any further'})})
       bury(id, job[8])
-      count_end(poison, 'dead')
+      count_end(poison, 'dead', 'error')
     else
       local fence = redis.call('HINCRBY', key('job', id), 'fence', 1)
       redis.call('HSET', key('job', id), 'state', 'running', 'worker', worker, 'attempts', attempts, 'mark', progress)

@@ -23,9 +23,9 @@ local function label(tenant)
 end
 
 -- A job that ends without a worker.
-local function count_end(job, state)
-  count(string.format('tts_jobs_ended_total{tenant="%s",strategy="%s",state="%s",stop=""}', label(job.tenant),
-    job.strategy or '', state))
+local function count_end(job, state, stop)
+  count(string.format('tts_jobs_ended_total{tenant="%s",strategy="%s",state="%s",stop="%s"}', label(job.tenant),
+    job.strategy or '', state, stop))
 end
 
 -- Followers of one job listen to its own channel; that it has ended is told to all.

@@ -49,11 +49,6 @@ def grown(name: str, by: str = "", **where: str) -> str:
     return _by("sum", by, _once(f"increase({select(name, **where)}[{SHOWN}])"))
 
 
-def told(of: str, label: str, otherwise: str) -> str:
-    """Series by a label that some of them have no value of, and so no name."""
-    return f'label_replace({of}, "{label}", "{otherwise}", "{label}", "")'
-
-
 def grown_quantile(part: float, name: str) -> str:
     """So large a share of a histogram's observations in the time that is shown was no larger than this."""
     return f"histogram_quantile({part}, {grown(f'{name}_bucket', 'le')})"

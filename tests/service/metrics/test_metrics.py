@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from redis import Redis
 
 from service.keys import Keys, TenantLimits
+from service.metrics.count import _manner
 from service.metrics.rows import Increments, page, row
 from service.metrics.table import METRICS
 from service.settings import Settings
@@ -54,6 +55,7 @@ async def test_metrics_are_what_the_bills_say(service: Served) -> None:
     for histogram in ("queue_seconds", "first_answer_seconds", "final_answer_seconds", "job_tokens", "agreement"):
         assert summed(found, f"tts_{histogram}_count") == summed(found, f"tts_{histogram}_bucket", le="+Inf") == 5
     assert summed(found, "tts_call_seconds_count", role="policy") == 5 * 4
+    assert ("tts_ledger_mismatches_total", frozenset()) in found, "there before it grows"
     assert summed(found, "tts_ledger_mismatches_total") == 0
     assert summed(found, "tts_jobs") == summed(found, "tts_budget_held_tokens") == 0
     assert summed(found, "tts_budget_window_tokens", tenant="default") == spent
@@ -115,6 +117,19 @@ async def test_metrics_are_for_those_who_have_the_token(settings: Settings, valk
             told: httpx.Response = await service.client.get("/metrics", headers={"Authorization": f"Bearer {sent}"})
             assert told.status_code == status, told.text
             assert "right" not in told.text
+
+
+@pytest.mark.parametrize(
+    ("chosen", "manner"),
+    [
+        ("majority: 5 of 8 votes", "majority"),
+        ("highest prm of 8", "highest prm"),
+        ("closest to the other 7 samples", "closest to the other samples"),
+        ("first; no sample held an answer that could be extracted", "first"),
+    ],
+)
+def test_how_answers_were_chosen_has_few_values(chosen: str, manner: str) -> None:
+    assert _manner(chosen) == manner
 
 
 def test_a_label_cannot_break_out_of_its_row() -> None:

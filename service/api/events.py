@@ -11,7 +11,7 @@ from service.api.news import News
 from service.api.schemas import JobView
 from service.outcome import anonymous
 from service.store import Store
-from service.store.store import Glimpse
+from service.store.nouns import Glimpse
 from tts.journal import Chosen, Held, Record, Settled, usage_of
 from tts.trace import FINISHER
 from tts.types import Problem

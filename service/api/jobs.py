@@ -37,7 +37,7 @@ from service.outcome import anonymous
 from service.settings import Settings
 from service.spec import Spec
 from service.store import Store
-from service.store.store import Batch, Job
+from service.store.nouns import Batch, Job
 from strategies import STRATEGIES
 from tts.errors import JournalError
 from tts.journal import Record, Settled

@@ -21,7 +21,7 @@ from service.api.problems import Fault, answered, response
 from service.api.streams import EventStream
 from service.outcome import Outcome
 from service.spec import Spec
-from service.store.store import Job
+from service.store.nouns import Job
 from tts.answers import AnswerKind, Calls
 from tts.answers.calls import heard
 from tts.errors import UsageError

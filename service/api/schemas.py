@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.outcome import Outcome
 from service.spec import Part, State
-from service.store.store import Batch, Job
+from service.store.nouns import Batch, Job
 from tts.types import Budget, Message
 
 Text = Annotated[str, Field(min_length=1, max_length=500_000)]

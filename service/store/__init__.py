@@ -5,7 +5,8 @@ whatever dies in the middle, it has happened or it has not; every script can be 
 from service.store.connection import GONE, Scripts, Unreachable, stopped
 from service.store.hearing import heard
 from service.store.journal import RedisJournal, StaleLease
-from service.store.store import Claim, Refusal, Store
+from service.store.nouns import Claim, Refusal
+from service.store.store import Store
 
 __all__ = [
     "GONE",

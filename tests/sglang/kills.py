@@ -11,7 +11,7 @@ import httpx
 
 from evals.sglang_cpu import Server
 from service.store import Store
-from service.store.store import Job
+from service.store.nouns import Job
 from tests.service.faults.matrix import all_over, check_account, submitted
 from tests.service.faults.stack import Stack
 from tests.sglang.conftest import NUMBERS, QUESTION

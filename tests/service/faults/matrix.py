@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from service.store import Store
-from service.store.store import Job
+from service.store.nouns import Job
 from tests.service.faults.stack import Stack
 from tts.backends.base import CHECKPOINT
 from tts.journal import Ended, Held, Settled, usage_of

@@ -17,7 +17,7 @@ from service.keys import Keys, TenantLimits
 from service.metrics.count import Counting
 from service.settings import Settings
 from service.store import Claim, RedisJournal, Refusal, Store
-from service.store.store import Batch
+from service.store.nouns import Batch
 from tests.service.serving import held, settled, spec
 from tts.types import Budget, Spend
 

@@ -74,6 +74,10 @@ class Job:
         back depends on timing, and a strategy must see nothing that does."""
         return remaining(self.budget, self.ledger, self.elapsed())
 
+    def at_first(self) -> Remaining:
+        """What there was before anything was spent: what a strategy sees until its first outcome, also on a replay."""
+        return remaining(self.budget, Ledger(self.budget.limit, reserve=self.budget.reserve), 0.0)
+
     def consider(self, path: Path) -> None:
         """Remember the most promising path, for the finisher: a finished one, that of most steps, the best scored, the
         longest. Steps go before scores: those of beginnings are higher where a score is the product of many."""

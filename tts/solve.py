@@ -141,7 +141,7 @@ class _Search:
         task.cancel()
 
     async def _search(self) -> None:
-        run = Run(self.job, "", self.job.halt, self.job.remaining())
+        run = Run(self.job, "", self.job.halt, self.job.at_first())
         try:
             async with aclosing(self.strategy.search(self.job.header.problem, run)) as answers:
                 async for answer in answers:

@@ -35,6 +35,8 @@ class Job:
     stepwise: bool = False
     """Whether steps were asked for."""
     best: Path | None = None
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once calls have had their time to answer a halt: of a suspended job, nobody waits for anything any more."""
     _promise: tuple[bool, int, float] = (False, 0, 0.0)
     _since: float | None = None
     _timer: asyncio.TimerHandle | None = None

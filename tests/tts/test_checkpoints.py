@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from strategies import BestOfN
-from tests.fakes import PROBLEM, Dying, in_flight, solved
+from tests.fakes import PROBLEM, Dying, Nested, in_flight, solved, thinker
 from tts.backends.base import CHECKPOINT, Request
 from tts.backends.fake import FakeBackend, Reply
 from tts.clock import run_virtual
@@ -16,6 +16,7 @@ from tts.errors import BackendError, Suspended
 from tts.halt import Halt
 from tts.journal import Checkpoint, Ended, Held, MemoryJournal, Record, Settled
 from tts.solve import solve
+from tts.strategy import Strategy
 from tts.types import Budget, Completion, Path, Sampling, Usage
 from verifiers import Confidence
 
@@ -143,22 +144,29 @@ def test_a_backend_error_after_a_checkpoint_leaves_nothing_running() -> None:
     assert [r for r in journal.records if isinstance(r, Checkpoint)]
 
 
-def suspended_at(seconds: float, backend: FakeBackend, sampling: Sampling = SAMPLING) -> list[Record]:
-    """The journal of a job that was let go of after so many seconds."""
+def suspended_at(
+    seconds: float, backend: FakeBackend, sampling: Sampling = SAMPLING, strategy: Strategy = STRATEGY
+) -> list[Record]:
+    """The journal of a job that was let go of after so many seconds; a little later nothing of it runs any more."""
     journal, halt = MemoryJournal(), Halt()
 
     async def main() -> None:
-        asyncio.get_running_loop().call_later(seconds, halt.set, "suspended")
-        await solve(
-            PROBLEM,
-            STRATEGY,
-            {"policy": backend},
-            budget=BUDGET,
-            scorer=Confidence(),
-            sampling=sampling,
-            journal=journal,
-            halt=halt,
-        )
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, halt.set, "suspended")
+        async with asyncio.timeout_at(loop.time() + seconds + 5):
+            try:
+                await solve(
+                    PROBLEM,
+                    strategy,
+                    {"policy": backend},
+                    budget=BUDGET,
+                    scorer=Confidence(),
+                    sampling=sampling,
+                    journal=journal,
+                    halt=halt,
+                )
+            finally:
+                assert asyncio.all_tasks() == {asyncio.current_task()}
 
     with pytest.raises(Suspended):
         run_virtual(main())
@@ -200,3 +208,28 @@ def test_a_suspended_job_is_neither_finished_nor_salvaged() -> None:
     records = suspended_at(1.0, FakeBackend(counting))
     assert not [r for r in records if isinstance(r, Ended)]
     assert all(not r.key.startswith("finish/") for r in records if isinstance(r, Held))
+
+
+@pytest.mark.parametrize("tenths", range(0, 60, 2))
+def test_a_job_that_hears_of_children_as_they_come_is_let_go_of_at_any_moment(tenths: int) -> None:
+    records = suspended_at(tenths / 10, FakeBackend(thinker), strategy=Nested())
+    assert not in_flight(records)
+    assert solved(Nested(), BUDGET, journal=MemoryJournal(records), sampling=SAMPLING).bill.lost == 0
+
+
+@pytest.mark.parametrize("seconds", [1.15, 1.3, 1.6])
+def test_a_job_is_suspended_also_while_an_answer_is_forced(seconds: float) -> None:
+    def hesitant(request: Request) -> Reply:
+        forced = request.sampling.temperature == 0
+        taken = request.path.steps[-1].tokens if forced else 0
+        words = [" so"] * 9 + [" 7}"] if forced else [" well"] * 20
+        return Reply("".join(words[taken:]), latency=0.1, per_token=0.05)
+
+    first, second, strategy = FakeBackend(hesitant), FakeBackend(hesitant), BestOfN(n=1)
+    records = suspended_at(seconds, first, strategy=strategy)
+    assert [r.outcome for r in records if isinstance(r, Settled)] == ["completed", "lost"]
+    result = solved(strategy, BUDGET, backend=second, journal=MemoryJournal(records), sampling=SAMPLING)
+    assert result.answer is not None
+    assert result.answer.chosen == "forced at the end"
+    assert result.bill.lost == 0
+    assert first.generated + second.generated == result.bill.tokens == 30

@@ -227,7 +227,8 @@ class Keeper:
         self._job, self._key = job, key
         self._stops = (*wish.until, *wish.sampling.stop) if isinstance(wish, Wish) else ()
         self._loop = asyncio.get_running_loop()
-        self._held = isinstance(wish, Wish) and wish.sampling.held
+        can = job.models[wish.role].info.capabilities
+        self._goes_on = isinstance(wish, Wish) and not wish.sampling.held and "continue" in can
         self._kept: Completion | None = None
         self._pieces: list[Completion] = []
         self._writing: asyncio.Task[None] | None = None
@@ -244,9 +245,11 @@ class Keeper:
             self._writing.exception()
 
     def pieces(self, brought: Sequence[Completion]) -> tuple[Completion, ...]:
-        """All that a call has generated, as far as another one can go on from there."""
+        """All that a call has generated, as far as another one can go on from there: not from a text of which nobody
+        says how much it was."""
         for completion in brought:
-            if completion.usage.completion_tokens and not self._held and self._sound(completion.text):
+            counted = completion.usage.completion_tokens and completion.token_ids is not None
+            if counted and self._goes_on and self._sound(completion.text):
                 self._add(completion)
         return tuple(self._pieces)
 

@@ -10,9 +10,9 @@ import pytest
 from strategies import BestOfN
 from tests.fakes import PROBLEM, Dying, Nested, in_flight, solved, thinker
 from tts.backends.base import CHECKPOINT, Request
-from tts.backends.fake import FakeBackend, Reply
+from tts.backends.fake import FAKE, FakeBackend, Reply
 from tts.clock import run_virtual
-from tts.errors import BackendError, Suspended
+from tts.errors import BackendError, Suspended, UsageError
 from tts.halt import Halt
 from tts.journal import Checkpoint, Ended, Held, MemoryJournal, Record, Settled
 from tts.solve import solve
@@ -145,7 +145,11 @@ def test_a_backend_error_after_a_checkpoint_leaves_nothing_running() -> None:
 
 
 def suspended_at(
-    seconds: float, backend: FakeBackend, sampling: Sampling = SAMPLING, strategy: Strategy = STRATEGY
+    seconds: float,
+    backend: FakeBackend,
+    sampling: Sampling = SAMPLING,
+    strategy: Strategy = STRATEGY,
+    budget: Budget = BUDGET,
 ) -> list[Record]:
     """The journal of a job that was let go of after so many seconds; a little later nothing of it runs any more."""
     journal, halt = MemoryJournal(), Halt()
@@ -159,7 +163,7 @@ def suspended_at(
                     PROBLEM,
                     strategy,
                     {"policy": backend},
-                    budget=BUDGET,
+                    budget=budget,
                     scorer=Confidence(),
                     sampling=sampling,
                     journal=journal,
@@ -233,3 +237,38 @@ def test_a_job_is_suspended_also_while_an_answer_is_forced(seconds: float) -> No
     assert result.answer.chosen == "forced at the end"
     assert result.bill.lost == 0
     assert first.generated + second.generated == result.bill.tokens == 30
+
+
+class Provider(FakeBackend):
+    """A chat API: it continues nothing, and of what it is cut off in nobody says how much it was."""
+
+    def __init__(self) -> None:
+        info = FAKE.model_copy(update={"capabilities": FAKE.capabilities - {"continue"}})
+        super().__init__(counting, info)
+
+    def prompt_tokens(self, path: Path) -> int:
+        if path.steps:
+            raise UsageError("it cannot continue a text")
+        return super().prompt_tokens(path)
+
+    async def generate(self, request: Request) -> Completion:
+        completion = await super().generate(request)
+        if completion.finish != "halted" or not completion.text:
+            return completion
+        self.generated += request.max_tokens - completion.usage.completion_tokens
+        usage = completion.usage.model_copy(update={"completion_tokens": request.max_tokens})
+        return completion.model_copy(update={"token_ids": None, "logprob": None, "usage": usage})
+
+
+@pytest.mark.parametrize("most", [1_200, 6_000])
+def test_what_cannot_be_continued_is_drawn_anew(most: int) -> None:
+    sampling, first, second = Sampling(max_tokens=most), Provider(), Provider()
+    records = suspended_at(1.0, first, sampling, BestOfN(n=1), Budget(tokens=5_000))
+    result = solved(
+        BestOfN(n=1), Budget(tokens=5_000), backend=second, journal=MemoryJournal(records), sampling=sampling
+    )
+    assert result.bill.tokens == first.generated + second.generated
+    assert result.bill.lost == first.generated
+    if most < 5_000:
+        assert result.answer is not None
+        assert result.answer.path.text.split() == "".join(WORDS).split()

@@ -126,6 +126,12 @@ def test_pieces_are_joined_into_one_completion() -> None:
     assert (both.text, both.token_ids, both.logprob, both.finish) == ("a a ", (1, 2, 1, 2), -2.0, "stop")
     assert both.since(first).text == "a "
     assert both.since(first).usage == usage
+    sure = [
+        first.model_copy(update={"self_certainty": c, "usage": Usage.of(prompt=5, cached=0, completion=n, seconds=1.0)})
+        for c, n in ((2.0, 3), (6.0, 1))
+    ]
+    assert Completion.joined(sure).self_certainty == 3.0
+    assert Completion.joined(sure).since(sure[0]).self_certainty == 6.0
     blank = first.model_copy(update={"token_ids": None, "logprob": None})
     assert Completion.joined([first, blank]).token_ids is None
     assert Completion.joined([first, blank]).logprob is None
@@ -190,6 +196,7 @@ def test_a_job_that_is_suspended_goes_on_elsewhere_and_loses_nothing(
     assert result.answer is not None
     assert result.answer.path.text.split() == "".join(WORDS).split()
     assert result.bill.lost == 0
+    assert (result.samples.finished, result.samples.failed) == (2, 0)
     assert first.generated + second.generated == result.bill.tokens == 2 * 1_000
 
 

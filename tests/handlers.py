@@ -6,7 +6,7 @@ import json
 import random
 
 from tts.backends.base import Request
-from tts.backends.fake import Reply
+from tts.backends.fake import Handler, Reply
 from tts.types import Message
 
 
@@ -80,3 +80,20 @@ def caller(request: Request) -> Reply:
 
 
 caller.offers = {"structural_tag"}  # type: ignore[attr-defined]
+
+
+def _calling(arguments: str) -> Handler:
+    """Calls `add` with these arguments."""
+
+    def calling(request: Request) -> Reply:
+        return Reply(f'<tool_call>\n{{"name": "add", "arguments": {{"a": {arguments}}}}}\n</tool_call>')
+
+    calling.offers = {"structural_tag"}  # type: ignore[attr-defined]
+    return calling
+
+
+halved = _calling('"\\ud800"')
+unending = _calling("1e999")
+nested = _calling("[" * 900 + "]" * 900)
+lengthy = _calling(f'"{"y" * 500_100}"')
+"""Calls that are hard to tell."""

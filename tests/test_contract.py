@@ -125,6 +125,13 @@ def test_the_same_journal_gives_the_same_result_without_a_token(
     assert journal.records == before
 
 
+@pytest.mark.parametrize("tokens", range(100, 500, 10))
+def test_a_strategy_that_looks_at_what_remains_is_shown_the_same_by_its_journal(tokens: int) -> None:
+    journal = MemoryJournal()
+    first = solved(Nested(), Budget(tokens=tokens), journal=journal)
+    assert solved(Nested(), Budget(tokens=tokens), backend=FakeBackend(silent), journal=journal) == first
+
+
 @pytest.mark.parametrize(
     "strategy", [Nested(), BestOfN(n=5), SelfConsistency(n=4), ETS(n=4), DVTS(n=4), ABMCTS(n=2, width=3)], ids=name
 )

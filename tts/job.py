@@ -35,6 +35,8 @@ class Job:
     stepwise: bool = False
     """Whether steps were asked for."""
     best: Path | None = None
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once calls have had their time to answer a halt: of a suspended job, nobody waits for anything any more."""
     _promise: tuple[bool, int, float] = (False, 0, 0.0)
     _since: float | None = None
     _timer: asyncio.TimerHandle | None = None
@@ -73,6 +75,10 @@ class Job:
         """The budget less what is spent and set aside. Open holds are not subtracted: what they will give
         back depends on timing, and a strategy must see nothing that does."""
         return remaining(self.budget, self.ledger, self.elapsed())
+
+    def at_first(self) -> Remaining:
+        """What there was before anything was spent: what a strategy sees until its first outcome, also on a replay."""
+        return remaining(self.budget, Ledger(self.budget.limit, reserve=self.budget.reserve), 0.0)
 
     def consider(self, path: Path) -> None:
         """Remember the most promising path, for the finisher: a finished one, that of most steps, the best scored, the

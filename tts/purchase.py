@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from tts.backends.base import Backend, Keep, Reader, Reading, Request, Watch
-from tts.errors import BackendError, Refused, UsageError
+from tts.errors import BackendError, Refused, Suspended, UsageError
 from tts.halt import Halt
 from tts.job import Job
 from tts.journal import Checkpoint, Held, Settled, whole
@@ -168,13 +168,15 @@ async def _buy(job: Job, halt: Halt, wish: Wish | Look, key: str) -> Settled:
             return await _send(job, halt, wish, key, hold)
     except Refused as refusal:
         if refusal.reason == "suspended":
-            await _forever()
+            await _parked(job)
         return await _settle(job, wish, key, "refused", NOTHING, reason=refusal.reason)
 
 
-async def _forever() -> None:
-    """Where a suspended job stays until it is cancelled: its strategy hears nothing that its journal does not know."""
-    await asyncio.get_running_loop().create_future()
+async def _parked(job: Job) -> NoReturn:
+    """Where the calls of a suspended job stay until all others are settled: its strategy hears nothing that its journal
+    does not know."""
+    await job.let_go.wait()
+    raise Suspended("the job was suspended; its journal goes on")
 
 
 async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -> Settled:
@@ -207,7 +209,7 @@ async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -
     hold.settle(spend)
     if brought.reason == "suspended":
         await settle("lost", spend, uncertain=brought.usage.uncertain_tokens, segments=keeper.pieces(brought.segments))
-        await _forever()
+        await _parked(job)
     return await settle(
         "completed",
         spend,
@@ -225,7 +227,8 @@ class Keeper:
         self._job, self._key = job, key
         self._stops = (*wish.until, *wish.sampling.stop) if isinstance(wish, Wish) else ()
         self._loop = asyncio.get_running_loop()
-        self._held = isinstance(wish, Wish) and wish.sampling.held
+        can = job.models[wish.role].info.capabilities
+        self._goes_on = isinstance(wish, Wish) and not wish.sampling.held and "continue" in can
         self._kept: Completion | None = None
         self._pieces: list[Completion] = []
         self._writing: asyncio.Task[None] | None = None
@@ -242,9 +245,11 @@ class Keeper:
             self._writing.exception()
 
     def pieces(self, brought: Sequence[Completion]) -> tuple[Completion, ...]:
-        """All that a call has generated, as far as another one can go on from there."""
+        """All that a call has generated, as far as another one can go on from there: not from a text of which nobody
+        says how much it was."""
         for completion in brought:
-            if completion.usage.completion_tokens and not self._held and self._sound(completion.text):
+            counted = completion.usage.completion_tokens and completion.token_ids is not None
+            if counted and self._goes_on and self._sound(completion.text):
                 self._add(completion)
         return tuple(self._pieces)
 

@@ -119,9 +119,8 @@ class _Search:
     async def to_its_end(self) -> None:
         task = asyncio.create_task(self._search())
         loop = asyncio.get_running_loop()
-        patience = max(backend.info.grace for backend in self.job.models.values()) + PATIENCE
         timers: list[asyncio.TimerHandle] = []
-        leave = self.job.halt.subscribe(lambda: timers.append(loop.call_later(patience, self._cut, task)))
+        leave = self.job.halt.subscribe(lambda: timers.append(loop.call_later(_patience(self.job), self._cut, task)))
         if self.job.log.ended is not None and self.job.log.ended.cut_short:
             timers.append(loop.call_later(REPLAY_PATIENCE, self._cut, task))
         try:
@@ -138,16 +137,22 @@ class _Search:
 
     def _cut(self, task: asyncio.Task[None]) -> None:
         self.cut_short = True
+        self.job.let_go.set()
         task.cancel()
 
     async def _search(self) -> None:
-        run = Run(self.job, "", self.job.halt, self.job.remaining())
+        run = Run(self.job, "", self.job.halt, self.job.at_first())
         try:
             async with aclosing(self.strategy.search(self.job.header.problem, run)) as answers:
                 async for answer in answers:
                     self.answer = answer
         finally:
             await run.close()
+
+
+def _patience(job: Job) -> float:
+    """Seconds after a halt in which calls come back and a strategy yields what it knows."""
+    return max(backend.info.grace for backend in job.models.values()) + PATIENCE
 
 
 async def _finish(job: Job) -> tuple[Answer | None, str]:
@@ -162,6 +167,8 @@ async def _finish(job: Job) -> tuple[Answer | None, str]:
     ending = _CLOSING.get(kind.finisher[-1:], ())
     greedy = Sampling(temperature=0.0, max_tokens=FINISHER_TOKENS, stop=ending)
     # After a halt this call is refused like any other: the journal knows, and a replay needs to be told the same.
+    loop = asyncio.get_running_loop()
+    job.halt.subscribe(lambda: loop.call_later(_patience(job), job.let_go.set))
     for forced in await run.sample([path], sampling=greedy):
         forced_text, stated = (step.text for step in forced.steps[-2:])
         if ending and ending[0] not in stated:

@@ -113,7 +113,7 @@ class Books:
             self.finished += finish == "stop"
             self.truncated += finish in ("length", "halted", "watched")
         else:
-            self.failed += settled.outcome != "refused"
+            self.failed += settled.outcome in ("failed", "abandoned")  # what was lost is made again, and counted then
 
 
 def idle(trace: Trace) -> float:

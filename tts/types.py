@@ -265,7 +265,7 @@ class Completion(Noun):
             text="".join(segment.text for segment in segments),
             token_ids=None if None in ids else tuple(i for part in ids for i in part or ()),
             logprob=None if None in logprobs else math.fsum(value or 0.0 for value in logprobs),
-            self_certainty=segments[-1].self_certainty,
+            self_certainty=_mean([(segment.self_certainty, segment.usage.completion_tokens) for segment in segments]),
             finish=segments[-1].finish,
             usage=Usage.total([segment.usage for segment in segments]),
         )
@@ -274,14 +274,23 @@ class Completion(Noun):
         """What has come after an earlier state of the same continuation."""
         if earlier is None:
             return self
+        now, then = self.usage.completion_tokens, earlier.usage.completion_tokens
         return Completion(
             text=self.text[len(earlier.text) :],
             token_ids=None if self.token_ids is None else self.token_ids[len(earlier.token_ids or ()) :],
             logprob=None if self.logprob is None or earlier.logprob is None else self.logprob - earlier.logprob,
-            self_certainty=self.self_certainty,
+            self_certainty=_mean([(self.self_certainty, now), (earlier.self_certainty, -then)]),
             finish=self.finish,
             usage=self.usage.since(earlier.usage),
         )
+
+
+def _mean(parts: Sequence[tuple[float | None, int]]) -> float | None:
+    """The mean over all tokens, from the means over some and how many those are."""
+    tokens = sum(each for _, each in parts)
+    if not tokens or any(value is None and each for value, each in parts):
+        return None
+    return math.fsum((value or 0.0) * each for value, each in parts) / tokens
 
 
 class Score(Noun):

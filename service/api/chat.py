@@ -44,6 +44,9 @@ REFUSED: dict[str, str] = {
 }
 
 
+_OF_SCHEMA = {"name", "description", "strict", "schema"}
+
+
 class StreamOptions(Asked):
     """What a stream tells beside."""
 
@@ -58,12 +61,19 @@ class ResponseFormat(Asked):
     json_schema: dict[str, Any] | None = None
 
     def schema_text(self) -> str | None:
-        if self.type == "text":
-            return None
-        given = (self.json_schema or {}).get("schema")
-        if self.type == "json_schema" and not isinstance(given, dict):
+        if self.type != "json_schema":
+            if self.json_schema is not None:
+                raise ValueError(f"response_format.json_schema belongs to the type json_schema, and not to {self.type}")
+            return None if self.type == "text" else json.dumps({"type": "object"})
+        given = self.json_schema or {}
+        if strange := sorted(given.keys() - _OF_SCHEMA):
+            raise ValueError(str(unknown("part of response_format.json_schema", strange[0], sorted(_OF_SCHEMA))))
+        if not isinstance(given.get("schema"), dict):
             raise ValueError("response_format.json_schema.schema is missing")
-        return json.dumps(given if self.type == "json_schema" else {"type": "object"})
+        try:
+            return json.dumps(given["schema"], allow_nan=False)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("response_format.json_schema.schema cannot be written as JSON") from error
 
 
 class ChatRequest(Asked):

@@ -57,7 +57,7 @@ class CalledTool(Asked):
     def call(self) -> ToolCall:
         try:
             arguments = json.loads(self.function.arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict):
             raise ValueError(f"the arguments of {self.function.name} are not the text of a JSON object")
@@ -131,6 +131,14 @@ class Function(Asked):
     description: Annotated[str, Field(max_length=20_000)] | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _can_be_told(self) -> Self:
+        try:
+            json.dumps(self.parameters, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"the parameters of {self.name} cannot be written as JSON") from error
+        return self
 
 
 class Tool(Asked):

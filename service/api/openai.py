@@ -118,7 +118,11 @@ def _choice(job: Job, index: int, text: str, kind: AnswerKind, outcome: Outcome)
     if spoken is None or not spoken.calls:
         return ChatChoice(index=index, message=Said(content=said), finish_reason="stop")
     calls = [
-        CalledTool(id=f"call_{job.id.removeprefix('job_')}_{index}_{i}", function=Called(**call.model_dump()))
+        # Callers may not send as much as a model may say.
+        CalledTool(
+            id=f"call_{job.id.removeprefix('job_')}_{index}_{i}",
+            function=Called.model_construct(name=call.name, arguments=call.arguments),
+        )
         for i, call in enumerate(spoken.calls)
     ]
     return ChatChoice(

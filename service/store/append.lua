@@ -5,8 +5,11 @@ local id, position, more = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[11])
 local held = redis.call('HMGET', key('job', id), 'fence', 'cancel')
 if held[1] ~= ARGV[2] then return 'stale' end
 local answer = held[2] and 'cancel' or 'ok'
--- Nobody else writes under this fence, so what is longer already was heard the first time.
-if more > 0 and redis.call('LLEN', key('journal', id)) > position then return answer end
+-- Nobody else writes under this fence, so what is longer already was heard the first time. What is shorter has not heard
+-- what its worker said before: that worker has let go of the job, and nothing may come after a gap.
+local length = redis.call('LLEN', key('journal', id))
+if more > 0 and length > position then return answer end
+if more > 0 and length < position then return 'stale' end
 for i = 12, 11 + more do redis.call('RPUSH', key('journal', id), ARGV[i]) end
 for i, name in ipairs({'spent_tokens', 'spent_usd', 'spent_flops', 'open_tokens', 'open_usd', 'open_flops'}) do
   local command = i % 3 == 0 and 'HINCRBYFLOAT' or 'HINCRBY' -- FLOPs outgrow whole numbers

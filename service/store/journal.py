@@ -42,6 +42,7 @@ class RedisJournal:
     ) -> None:
         self._scripts, self._id, self._fence, self._problem = scripts, id, fence, problem
         self._counting, self._on_cancel = counting, on_cancel
+        self._read = False
         self._position = 0
         self._due = 0.0
         self._open: dict[str, Spend] = {}
@@ -51,9 +52,11 @@ class RedisJournal:
     async def read(self) -> list[Record]:
         """The records, and after them what was kept of unsettled calls."""
         entries, kept, counted = await self._scripts.run("read", self._id)
-        self._position = len(entries)
         records = [unpacked(entry, self._problem) for entry in entries]
         kept_records = [unpacked(entry, self._problem) for entry in kept]
+        if self._read:  # all of it is known, and counted
+            return [*records, *kept_records]
+        self._read, self._position = True, len(entries)
         self._account(records)
         self._counting.replay(records[:counted], records[counted:])
         self._checkpoints.update(each.key for each in kept_records if isinstance(each, Checkpoint))

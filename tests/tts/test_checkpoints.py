@@ -8,14 +8,15 @@ from collections.abc import Callable
 import pytest
 
 from strategies import BestOfN
-from tests.fakes import PROBLEM, Dying, in_flight, solved
+from tests.fakes import PROBLEM, Dying, Nested, in_flight, solved, thinker
 from tts.backends.base import CHECKPOINT, Request
-from tts.backends.fake import FakeBackend, Reply
+from tts.backends.fake import FAKE, FakeBackend, Reply
 from tts.clock import run_virtual
-from tts.errors import BackendError, Suspended
+from tts.errors import BackendError, Suspended, UsageError
 from tts.halt import Halt
 from tts.journal import Checkpoint, Ended, Held, MemoryJournal, Record, Settled
 from tts.solve import solve
+from tts.strategy import Strategy
 from tts.types import Budget, Completion, Path, Sampling, Usage
 from verifiers import Confidence
 
@@ -125,6 +126,12 @@ def test_pieces_are_joined_into_one_completion() -> None:
     assert (both.text, both.token_ids, both.logprob, both.finish) == ("a a ", (1, 2, 1, 2), -2.0, "stop")
     assert both.since(first).text == "a "
     assert both.since(first).usage == usage
+    sure = [
+        first.model_copy(update={"self_certainty": c, "usage": Usage.of(prompt=5, cached=0, completion=n, seconds=1.0)})
+        for c, n in ((2.0, 3), (6.0, 1))
+    ]
+    assert Completion.joined(sure).self_certainty == 3.0
+    assert Completion.joined(sure).since(sure[0]).self_certainty == 6.0
     blank = first.model_copy(update={"token_ids": None, "logprob": None})
     assert Completion.joined([first, blank]).token_ids is None
     assert Completion.joined([first, blank]).logprob is None
@@ -143,22 +150,33 @@ def test_a_backend_error_after_a_checkpoint_leaves_nothing_running() -> None:
     assert [r for r in journal.records if isinstance(r, Checkpoint)]
 
 
-def suspended_at(seconds: float, backend: FakeBackend, sampling: Sampling = SAMPLING) -> list[Record]:
-    """The journal of a job that was let go of after so many seconds."""
+def suspended_at(
+    seconds: float,
+    backend: FakeBackend,
+    sampling: Sampling = SAMPLING,
+    strategy: Strategy = STRATEGY,
+    budget: Budget = BUDGET,
+) -> list[Record]:
+    """The journal of a job that was let go of after so many seconds; a little later nothing of it runs any more."""
     journal, halt = MemoryJournal(), Halt()
 
     async def main() -> None:
-        asyncio.get_running_loop().call_later(seconds, halt.set, "suspended")
-        await solve(
-            PROBLEM,
-            STRATEGY,
-            {"policy": backend},
-            budget=BUDGET,
-            scorer=Confidence(),
-            sampling=sampling,
-            journal=journal,
-            halt=halt,
-        )
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, halt.set, "suspended")
+        async with asyncio.timeout_at(loop.time() + seconds + 5):
+            try:
+                await solve(
+                    PROBLEM,
+                    strategy,
+                    {"policy": backend},
+                    budget=budget,
+                    scorer=Confidence(),
+                    sampling=sampling,
+                    journal=journal,
+                    halt=halt,
+                )
+            finally:
+                assert asyncio.all_tasks() == {asyncio.current_task()}
 
     with pytest.raises(Suspended):
         run_virtual(main())
@@ -178,6 +196,7 @@ def test_a_job_that_is_suspended_goes_on_elsewhere_and_loses_nothing(
     assert result.answer is not None
     assert result.answer.path.text.split() == "".join(WORDS).split()
     assert result.bill.lost == 0
+    assert (result.samples.finished, result.samples.failed) == (2, 0)
     assert first.generated + second.generated == result.bill.tokens == 2 * 1_000
 
 
@@ -200,3 +219,63 @@ def test_a_suspended_job_is_neither_finished_nor_salvaged() -> None:
     records = suspended_at(1.0, FakeBackend(counting))
     assert not [r for r in records if isinstance(r, Ended)]
     assert all(not r.key.startswith("finish/") for r in records if isinstance(r, Held))
+
+
+@pytest.mark.parametrize("tenths", range(0, 60, 2))
+def test_a_job_that_hears_of_children_as_they_come_is_let_go_of_at_any_moment(tenths: int) -> None:
+    records = suspended_at(tenths / 10, FakeBackend(thinker), strategy=Nested())
+    assert not in_flight(records)
+    assert solved(Nested(), BUDGET, journal=MemoryJournal(records), sampling=SAMPLING).bill.lost == 0
+
+
+@pytest.mark.parametrize("seconds", [1.15, 1.3, 1.6])
+def test_a_job_is_suspended_also_while_an_answer_is_forced(seconds: float) -> None:
+    def hesitant(request: Request) -> Reply:
+        forced = request.sampling.temperature == 0
+        taken = request.path.steps[-1].tokens if forced else 0
+        words = [" so"] * 9 + [" 7}"] if forced else [" well"] * 20
+        return Reply("".join(words[taken:]), latency=0.1, per_token=0.05)
+
+    first, second, strategy = FakeBackend(hesitant), FakeBackend(hesitant), BestOfN(n=1)
+    records = suspended_at(seconds, first, strategy=strategy)
+    assert [r.outcome for r in records if isinstance(r, Settled)] == ["completed", "lost"]
+    result = solved(strategy, BUDGET, backend=second, journal=MemoryJournal(records), sampling=SAMPLING)
+    assert result.answer is not None
+    assert result.answer.chosen == "forced at the end"
+    assert result.bill.lost == 0
+    assert first.generated + second.generated == result.bill.tokens == 30
+
+
+class Provider(FakeBackend):
+    """A chat API: it continues nothing, and of what it is cut off in nobody says how much it was."""
+
+    def __init__(self) -> None:
+        info = FAKE.model_copy(update={"capabilities": FAKE.capabilities - {"continue"}})
+        super().__init__(counting, info)
+
+    def prompt_tokens(self, path: Path) -> int:
+        if path.steps:
+            raise UsageError("it cannot continue a text")
+        return super().prompt_tokens(path)
+
+    async def generate(self, request: Request) -> Completion:
+        completion = await super().generate(request)
+        if completion.finish != "halted" or not completion.text:
+            return completion
+        self.generated += request.max_tokens - completion.usage.completion_tokens
+        usage = completion.usage.model_copy(update={"completion_tokens": request.max_tokens})
+        return completion.model_copy(update={"token_ids": None, "logprob": None, "usage": usage})
+
+
+@pytest.mark.parametrize("most", [1_200, 6_000])
+def test_what_cannot_be_continued_is_drawn_anew(most: int) -> None:
+    sampling, first, second = Sampling(max_tokens=most), Provider(), Provider()
+    records = suspended_at(1.0, first, sampling, BestOfN(n=1), Budget(tokens=5_000))
+    result = solved(
+        BestOfN(n=1), Budget(tokens=5_000), backend=second, journal=MemoryJournal(records), sampling=sampling
+    )
+    assert result.bill.tokens == first.generated + second.generated
+    assert result.bill.lost == first.generated
+    if most < 5_000:
+        assert result.answer is not None
+        assert result.answer.path.text.split() == "".join(WORDS).split()

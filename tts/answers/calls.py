@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tts.answers.base import AnswerKind, register
-from tts.answers.json import canonical
+from tts.answers.json import canonical, spelled
 
 BEGIN, END = "<tool_call>", "</tool_call>"
 WIDEST = 16
@@ -46,35 +48,53 @@ class Calls(AnswerKind):
         spoken = heard(text) if finished else None
         if spoken is None or not spoken.calls:
             return spoken and (spoken.said or None)
-        return canonical([{"name": each.name, "arguments": each.arguments} for each in spoken.calls])
+        try:
+            return canonical([{"name": each.name, "arguments": each.arguments} for each in spoken.calls])
+        except RecursionError:  # nested deeper than any answer
+            return None
 
 
 def heard(text: str) -> Spoken | None:
     """The calls of a text, and what it says beside them. None where one of them is no call."""
-    said, begun, rest = text.partition(BEGIN)
-    calls = []
-    while begun:
-        found = _call(rest.lstrip())
+    said, calls, at = [], [], 0
+    while (begun := text.find(BEGIN, at)) >= 0:
+        said.append(text[at:begun])
+        found = _call(text, begun + len(BEGIN))
         if found is None:
             return None
-        calls.append(found[0])
-        more, begun, rest = found[1].partition(BEGIN)
-        said += more
-    return Spoken(said.strip(), tuple(calls))
+        call, at = found
+        calls.append(call)
+    return Spoken("".join([*said, text[at:]]).strip(), tuple(calls))
 
 
-def _call(body: str) -> tuple[ToolCall, str] | None:
-    """The call that a text begins with, and what comes after it. JSON is read to its own end: an argument may well
+def _call(text: str, at: int) -> tuple[ToolCall, int] | None:
+    """The call that a text holds from there on, and where it ends. JSON is read to its own end: an argument may well
     spell what ends a call."""
     try:
-        value, used = json.JSONDecoder().raw_decode(body)
+        value, end = _DECODER.raw_decode(text, _past_blanks(text, at))
         name, arguments = value["name"], value["arguments"]
-        rest = body[used:].lstrip()
-        if not isinstance(arguments, dict) or not rest.startswith(END):
+        end = _past_blanks(text, end)
+        if not isinstance(arguments, dict) or not text.startswith(END, end):
             return None
-        return ToolCall(name=name, arguments=json.dumps(arguments, ensure_ascii=False)), rest.removeprefix(END)
+        return ToolCall(name=name, arguments=spelled(arguments)), end + len(END)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _past_blanks(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at
+
+
+def _finite(digits: str) -> float:
+    """A number that JSON can spell again."""
+    if not math.isfinite(number := float(digits)):
+        raise ValueError(f"{digits} is no number of JSON, or too large to be written again")
+    return number
+
+
+_BLANKS = re.compile(r"\s*")
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def grammar(functions: Sequence[tuple[str, Any]], *, required: bool, parallel: bool) -> str:

@@ -56,9 +56,13 @@ def _outermost(text: str) -> list[Any]:
 
 
 def canonical(value: Any) -> str:
-    """The one spelling of a JSON value. Half a surrogate pair stays escaped, for no file could hold it."""
-    spelled = json.dumps(_opened(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return spelled.encode("utf-8", "backslashreplace").decode()
+    """The one spelling of a JSON value."""
+    return spelled(_opened(value), sort_keys=True, separators=(",", ":"))
+
+
+def spelled(value: Any, **form: Any) -> str:
+    """A value as JSON. Half a surrogate pair stays escaped, for no file could hold it."""
+    return json.dumps(value, ensure_ascii=False, **form).encode("utf-8", "backslashreplace").decode()
 
 
 def _opened(value: Any) -> Any:

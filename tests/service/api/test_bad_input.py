@@ -260,3 +260,55 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_request_harms_nobody
         writer.close()
         await writer.wait_closed()
         assert (await client.post("/v1/solve", json=ASKED)).status_code == 200
+
+
+def _chat(**more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "q"}], **more}
+
+
+def _tool(parameters: Any) -> dict[str, Any]:
+    return _chat(tools=[{"type": "function", "function": {"name": "add", "parameters": parameters}}])
+
+
+def _called(arguments: str) -> dict[str, Any]:
+    call = {"id": "a", "type": "function", "function": {"name": "add", "arguments": arguments}}
+    return {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]}
+
+
+def _format(**form: Any) -> dict[str, Any]:
+    return _chat(response_format=form)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        _called('{"a":' * 5_000 + "1" + "}" * 5_000),
+        _called("[" * 100_000),
+        _tool({"title": "\ud800"}),
+        _tool({"\ud800": 1}),
+        _tool({"maximum": float("inf")}),
+        _tool({"maximum": float("nan")}),
+        _format(type="json_schema", json_schema={"schema": {"maximum": float("inf")}}),
+        _format(type="json_schema", json_schema={"schema": {}, "bogus": 1}),
+        _format(type="json_object", json_schema={"schema": {"type": "array"}}),
+        _format(type="text", json_schema={"schema": {"type": "array"}}),
+    ],
+)
+async def test_tools_and_schemas_that_cannot_be_told_are_the_caller_s_fault(
+    service: Served, asked: dict[str, Any]
+) -> None:
+    assert (await refused(service, asked, "/v1/chat/completions"))["code"] == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("handler", "called"), [("halved", True), ("unending", False), ("nested", True), ("lengthy", True)]
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_call_of_a_model_s_makes_the_service_fail(
+    settings: Settings, handler: str, called: bool, stream: bool
+) -> None:
+    known = settings.model_copy(update={"default_model": f"fake:tests.handlers:{handler}"})
+    async with serving(known) as service:
+        told = await service.client.post("/v1/chat/completions", json={**_tool({"type": "object"}), "stream": stream})
+        assert told.status_code == 200, told.text
+        assert f'"finish_reason":"{"tool_calls" if called else "stop"}"' in told.text.replace('": ', '":')

@@ -62,6 +62,15 @@ async def test_metrics_are_what_the_bills_say(service: Served) -> None:
     assert summed(found, "tts_worker_room") == service.desk.settings.jobs_at_once
 
 
+async def test_a_job_whose_journal_is_read_again_for_more_answers_is_counted_once(service: Served) -> None:
+    asked = {"messages": [{"role": "user", "content": "q"}], "n": 3, "answer": "maths", "budget": {"tokens": 500}}
+    told = (await service.client.post("/v1/chat/completions", json=asked)).json()
+    found = await amounts(service)
+    assert summed(found, "tts_budget_refunded_tokens_total") == 500 - told["usage"]["completion_tokens"]
+    assert summed(found, "tts_first_answer_seconds_count") == 1
+    assert summed(found, "tts_replayed_calls_total") == summed(found, "tts_ledger_mismatches_total") == 0
+
+
 async def test_a_dead_worker_s_gauges_are_gone_and_its_counters_stay(settings: Settings, valkey: Redis) -> None:
     async with serving(settings.model_copy(update={"lease_seconds": 0.5})) as service:
 

@@ -12,10 +12,11 @@ from service.keys import Keys, TenantLimits
 from service.metrics.count import Counting
 from service.settings import Settings
 from service.spec import State
-from service.store import Claim, RedisJournal, Refusal, StaleLease, Store
+from service.store import Claim, RedisJournal, Refusal, StaleLease, Store, Unreachable
 from tests.fakes import PROBLEM
 from tests.service.serving import completion, held, settled, spec
 from tts.journal import Checkpoint, Computed, Held, Record
+from tts.types import Spend
 
 pytestmark = pytest.mark.anyio
 LEASE = 0.05
@@ -127,6 +128,27 @@ async def test_a_lease_that_is_renewed_does_not_expire(store: Store) -> None:
         await asyncio.sleep(LEASE / 3)
         pulse = await store.renew("w", {}, {claim.id: claim.fence})
         assert (pulse.stale, pulse.requeued) == (frozenset(), 0)
+
+
+async def test_nothing_is_written_or_counted_after_what_did_not_arrive(
+    store: Store, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await submitted(store, "a", "1")
+    (claim,) = await claimed(store)
+    journal = journal_of(store, claim)
+    await journal.append(done("0"))
+
+    async def away(*_: object) -> object:
+        raise Unreachable("Redis cannot be reached")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store.scripts, "run", away)
+        with pytest.raises(Unreachable):
+            await journal.append(settled("1", spend=Spend(9, 0.0, 0.0)))
+    with pytest.raises(StaleLease):
+        await journal.append(done("2"))
+    assert [each.key for each in await journal_of(store, claim).read() if isinstance(each, Computed)] == ["0"]
+    assert not valkey.hgetall("tts:metrics:tts_budget_spent_tokens_total")
 
 
 async def test_whoever_lost_its_lease_can_neither_write_nor_end_the_job(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -43,6 +44,8 @@ def test_what_was_cut_short_has_no_answer() -> None:
         f"{BEGIN}[1]{END}",
         f"{BEGIN}{'[' * 100_000}{END}",
         f"{ADD}{BEGIN}",
+        *(f'{BEGIN}{{"name": "add", "arguments": {{"a": {a}}}}}{END}' for a in ("1e999", "NaN", "-Infinity")),
+        f'{BEGIN}{{"name": "add", "arguments": {{"a": {"[" * 900}{"]" * 900}}}}}{END}',
     ],
 )
 def test_what_is_no_call_is_no_answer(broken: str) -> None:
@@ -65,3 +68,17 @@ def test_a_grammar_names_every_function_and_how_many_may_be_called() -> None:
     assert [tag["begin"] for tag in told["tags"]] == [f'{BEGIN}\n{{"name": "{n}", "arguments": ' for n in "fg"]
     one = json.loads(grammar([("f", {})], required=True, parallel=False))["format"]
     assert (one["type"], one["at_least_one"], one["stop_after_first"]) == ("tags_with_separator", True, True)
+
+
+def test_half_a_surrogate_pair_stays_escaped() -> None:
+    spoken = heard(f'{BEGIN}{{"name": "add", "arguments": {{"a": "\\ud800"}}}}{END}')
+    assert spoken is not None
+    assert spoken.calls[0].arguments == '{"a": "\\ud800"}'
+
+
+def test_many_calls_are_read_in_time_that_grows_with_the_text() -> None:
+    began = time.process_time()
+    spoken = heard(("\U0001f600" + ADD) * 20_000)
+    assert spoken is not None
+    assert len(spoken.calls) == 20_000
+    assert time.process_time() - began < 5  # it was a minute

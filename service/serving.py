@@ -20,7 +20,7 @@ from service import tracing
 from service.catalog import Catalog
 from service.keys import Keys, TenantLimits
 from service.options import checked
-from service.settings import URL, settings, shown
+from service.settings import URL, check_names, settings, shown
 from service.store import Store, Unreachable
 from service.store.connection import GONE, connect
 from tts.errors import UsageError
@@ -79,6 +79,7 @@ def worker() -> int:
 
 def check(backend: str | None = None) -> None:
     """Refuse, before anything is started, settings and profiles that cannot be."""
+    check_names()
     known = settings()
     Catalog(known.model_copy(update={"default_model": backend}) if backend else known).check()
 
@@ -115,6 +116,8 @@ def reach(url: str) -> None:
 
 
 def _no_store(url: str, error: Exception) -> UsageError:
+    if url != settings().redis_url:
+        return UsageError(f"no tts up of this folder runs ({shown(url)}: {error}); start it, or name a TTS_REDIS_URL")
     return UsageError(f"no Redis at TTS_REDIS_URL={shown(url)}: {error}; start one, or let tts up bring its own")
 
 
@@ -182,6 +185,8 @@ def _with_keys(act: Callable[[Keys], Awaitable[Any]]) -> Any:
         return asyncio.run(main())
     except GONE as error:
         raise _no_store(store_url(), error) from error
+    except ValueError as error:
+        raise UsageError(f"TTS_REDIS_URL={shown(store_url())}: {str(error).splitlines()[0]}") from error
 
 
 def _log() -> None:

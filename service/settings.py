@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -9,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tts.errors import UsageError
+from tts.errors import UsageError, unknown
 
 DAY = 86_400
 URL = "url"
@@ -71,6 +72,18 @@ def shown(url: str) -> str:
     if parts.password is None:
         return url
     return parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+BESIDE = ("TTS_CONFIG",)
+"""Variables of ours that are no settings."""
+
+
+def check_names() -> None:
+    """Refuse variables that look like settings and are none: a misspelt one would be ignored."""
+    known = [*(f"TTS_{name.upper()}" for name in Settings.model_fields), *BESIDE]
+    for name in sorted(os.environ):
+        if name.startswith("TTS_") and not name.startswith("TTS_TEST_") and name not in known:
+            raise unknown("setting", name, known)
 
 
 @cache

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from tts.errors import UsageError
+from tts.errors import Suspended, UsageError
 from tts.journal import Header, Held, Record, Settled, usage_of
 from tts.solve import code_version
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from service.store import Claim
 
 Mode = Literal["off", "on", "content"]
-UNTRACED = "healthz,readyz,metrics"
-"""Routes whose requests are no part of any job."""
+UNTRACED = "healthz,readyz,metrics,/v1/jobs/.+,/v1/batches/.+,/v1/budget,/v1/models,/v1/strategies"
+"""Routes whose requests bring no job: of those who ask how one stands there are many."""
 
 _mode: Mode = "off"
 """Of this process."""
@@ -96,8 +96,22 @@ def followed(claim: Claim) -> Iterator[JobSpan | None]:
         about["tts.problem"] = spec.problem.messages[-1].content
     context = propagate.extract({"traceparent": spec.trace}) if spec.trace else None
     tracer = trace.get_tracer(__name__)
-    with tracer.start_as_current_span("job", context, trace.SpanKind.CONSUMER, about) as span:
-        yield JobSpan(span, spec.model)
+    with tracer.start_as_current_span(
+        "job",
+        context,
+        trace.SpanKind.CONSUMER,
+        about,
+        record_exception=False,  # it may quote what was asked
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield JobSpan(span, spec.model)
+        except Suspended:
+            span.set_attribute("tts.job.state", "handed on")
+            raise
+        except Exception:
+            span.set_status(trace.StatusCode.ERROR)
+            raise
 
 
 class JobSpan:

@@ -190,6 +190,13 @@ def _wait_until_ready(url: str, parts: list[Part]) -> None:
     click.echo("tts: not everything is ready yet; see what the parts say above", err=True)
 
 
+def _keys(redis_url: str, folder: File) -> str:
+    """How keys are made here."""
+    known = folder.resolve() == File(".tts").resolve()
+    create = f"{'' if known else f'TTS_REDIS_URL={shown(redis_url)} '}tts keys create NAME"
+    return create if settings().auth == "keys" else f"TTS_AUTH=keys tts up; then {create}"
+
+
 def _greet(url: str, redis_url: str, folder: File) -> None:
     click.echo(
         f"tts: serving at {url} (documentation: {url}/docs)\n"
@@ -197,7 +204,7 @@ def _greet(url: str, redis_url: str, folder: File) -> None:
         f"     try it:\n"
         f"     curl -s {url}/v1/solve -H 'Content-Type: application/json' \\\n"
         f'       -d \'{{"problem": "What is 12 * 17?", "answer": "maths", "budget": {{"tokens": 1000}}}}\'\n'
-        f"     keys: TTS_AUTH=keys tts up; then, in this folder, tts keys create NAME\n"
+        f"     keys: {_keys(redis_url, folder)}\n"
         f"     Ctrl-C stops it",
         err=True,
     )

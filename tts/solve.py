@@ -97,10 +97,10 @@ async def _searched(job: Job, strategy: Strategy) -> Result:
     await search.to_its_end()
     if job.halt.reason == "suspended":
         raise Suspended("the job was suspended; its journal goes on")
-    answer, notes = search.answer, []
-    if answer is None or not answer.extracted:
-        finished, note = await _finish(job)
-        answer = finished or answer
+    answer, notes, forced = search.answer, [], job.header.problem.kind.forced
+    if (answer is None or not answer.extracted) if forced else answer is None:
+        found, note = await _finish(job) if forced else _cut_off(job)
+        answer = found or answer
         notes.append(note)
     if search.cut_short:
         notes.append("the strategy did not end by itself after the halt and was cancelled; its last answer stands")
@@ -153,6 +153,18 @@ class _Search:
 def _patience(job: Job) -> float:
     """Seconds after a halt in which calls come back and a strategy yields what it knows."""
     return max(backend.info.grace for backend in job.models.values()) + PATIENCE
+
+
+def _cut_off(job: Job) -> tuple[Answer | None, str]:
+    """The text that came farthest, as it is; none where all of it is thought."""
+    path, after = job.best, job.header.problem.kind.after
+    said = path.text if path else ""
+    said = (said.rpartition(after)[2] if after in said else "") if after else said
+    if path is None or not said.strip():
+        return None, f"the search ended without an answer ({_stop(job)})"
+    cut = path if path.finish else path.model_copy(update={"finish": "length"})
+    answer = Answer(text=said.strip(), path=cut, extracted=False, support=0.0, chosen="cut off")
+    return answer, "no sample came to its end; the text that came farthest is returned as it is"
 
 
 async def _finish(job: Job) -> tuple[Answer | None, str]:

@@ -78,7 +78,7 @@ def _metrics(app: FastAPI, settings: Settings) -> None:
 
 
 def _health(app: FastAPI) -> None:
-    @app.get("/healthz", tags=["health"])
+    @app.get("/healthz", tags=["health"], response_model_exclude_none=True)
     async def healthz() -> Health:
         """Whether this process is alive."""
         return Health(status="alive")

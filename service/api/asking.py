@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from service.api.chat import ChatRequest
+from service.api.problems import Fault
 from service.api.schemas import BatchRequest, Drawn, JobRequest, Manner, Question
 from service.catalog import Catalog
 from service.options import asked_by_profile, assignment, checked, parted
@@ -20,6 +21,7 @@ from tts.answers import AnswerKind, kind_from
 from tts.cost import one_line
 from tts.errors import UsageError, counted
 from tts.job import check_votes
+from tts.profile import Mode, Profile
 from tts.types import Budget, Problem, Sampling, digest
 
 
@@ -49,7 +51,7 @@ class Asking:
 
     def budget(self, manner: Manner) -> Budget:
         """What was asked for, else what the model's profile says, else what the deployment does."""
-        found = self._catalog.found(self._catalog.meant(manner.model))
+        found = self._found(self._catalog.meant(manner.model))
         own = found[0].budget if found else None
         budget = manner.budget.budget() if manner.budget else own or Budget(tokens=self._settings.default_tokens)
         return self.bounded(budget)
@@ -66,7 +68,7 @@ class Asking:
     def spec(self, question: Question, manner: Manner, budget: Budget) -> Spec:
         """What a worker is told."""
         model = self._catalog.meant(manner.model)
-        found = self._catalog.found(model)
+        found = self._found(model)
         part = _part(manner.strategy) or _part(found[0].strategy if found else None) or Part(name="best_of_n")
         strategy = self._catalog.strategy(part)
         verifier = _part(manner.verifier)
@@ -103,7 +105,7 @@ class Asking:
             raise UsageError(
                 f"response_format and tools hold whole samples, and {spec.strategy.name} searches over steps"
             )
-        found = self._catalog.found(spec.model)
+        found = self._found(spec.model)
         drawn = {**held, "thinks": bool(found and found[1].thinks)} if held else {}
         return spec.model_copy(update={"answers": asked.n or 1, "sampling": spec.sampling.model_copy(update=drawn)})
 
@@ -114,21 +116,27 @@ class Asking:
             try:
                 self._catalog.found(self._catalog.meant(name))
             except UsageError as error:
-                raise UsageError(
-                    f"{error}; after its name come a mode or a strategy: {', '.join(STRATEGIES)}"
-                ) from error
+                said = f"{error}; after its name come a mode or a strategy: {', '.join(STRATEGIES)}"
+                raise Fault(404, "no_model", said) from error
             return name, None
         return model, last
 
+    def _found(self, name: str) -> tuple[Profile, Mode] | None:
+        """The profile and mode of a model. Raises `Fault` where there is no such model."""
+        try:
+            return self._catalog.found(name)
+        except UsageError as error:
+            raise Fault(404, "no_model", str(error)) from error
+
     def _sampling(self, drawn: Drawn, model: str) -> Sampling:
-        found = self._catalog.found(model)
+        found = self._found(model)
         own: dict[str, Any] = dict(found[1].drawn) if found else {}
         return checked(Sampling, {**own, **drawn.model_dump(exclude_none=True)})
 
     def known(self, name: str) -> None:
-        """Raises `UsageError`, with the nearest name, where a chat completion could not have this as its `model`."""
+        """Raises `Fault`, with the nearest name, where a chat completion could not have this as its `model`."""
         model, _ = self._split(name)
-        self._catalog.found(self._catalog.meant(model))
+        self._found(self._catalog.meant(model))
 
 
 def _part(choice: str | Part | None) -> Part | None:

@@ -152,7 +152,7 @@ class ChatRequest(Asked):
             raise ValueError("tool_choice without tools")
         if isinstance(self.tool_choice, ToolChoice) and self.tool_choice.function.name not in names:
             raise ValueError(str(unknown("tool", self.tool_choice.function.name, names)))
-        if self._callable and (self.response_format or self.answer):
+        if self._callable and (self.answer or (self.response_format and self.response_format.type != "text")):
             raise ValueError("tools together with response_format or answer: what is called is the answer")
 
     @property

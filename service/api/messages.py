@@ -82,7 +82,9 @@ class ChatMessage(Asked):
     def _says_something(self) -> Self:
         if self.name is not None:
             raise ValueError("names of speakers are not known to models here: put it into the content")
-        if (self.tool_call_id is None) == (self.role == "tool"):
+        if self.tool_call_id is None and self.role == "tool":
+            raise ValueError("tool_call_id is missing: a result of a tool names the call that it is of")
+        if self.tool_call_id is not None and self.role != "tool":
             raise ValueError("tool_call_id belongs to the role tool, and to no other")
         if self.tool_calls and self.role != "assistant":
             raise ValueError("tool_calls belong to the role assistant, and to no other")

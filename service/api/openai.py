@@ -24,7 +24,6 @@ from service.spec import Spec
 from service.store.nouns import Job
 from tts.answers import AnswerKind, Calls
 from tts.answers.calls import heard
-from tts.errors import UsageError
 
 LOOK = 0.5
 """Seconds between two looks at whether the caller is still there."""
@@ -42,10 +41,7 @@ async def models(request: Request, tenant: Tenant) -> Models:
 @router.get("/models/{id:path}")
 async def model(request: Request, tenant: Tenant, id: ModelId) -> Model:
     """A model, by whatever a chat completion may call it: alone, or followed by a mode, a strategy or both."""
-    try:
-        desk(request).asking.known(id)
-    except UsageError as error:
-        raise Fault(404, "no_model", str(error)) from error
+    desk(request).asking.known(id)
     return Model(id=id)
 
 

@@ -300,4 +300,4 @@ class Health(BaseModel):
     """Whether the service is well, and if not, what is missing."""
 
     status: str
-    workers: int = 0
+    workers: int | None = None

@@ -94,10 +94,10 @@ class Counting:
             found.add("tts_samples_total", self._strategy, outcome, by=samples)
         return found
 
-    def ended(self, state: str, outcome: Outcome | None) -> Increments:
-        """Rows of all that was not told yet, and of a job's end."""
+    def ended(self, state: str, outcome: Outcome | None, error: str = FAILED) -> Increments:
+        """Rows of what was not told yet, and of a job's end; `error` is the code of what kept it from an outcome."""
         found = self.told()
-        found.add("tts_jobs_ended_total", *self._whose, state, outcome.stop if outcome else FAILED)
+        found.add("tts_jobs_ended_total", *self._whose, state, outcome.stop if outcome else error)
         self._refund(found)
         if outcome is None:
             return found
@@ -154,7 +154,8 @@ class Counting:
             sums.lost += spend.tokens - made
         if settled.role == "policy" and not settled.key.startswith(FINISHER):
             finish = settled.segments[-1].finish if outcome == "completed" and settled.segments else ""
-            sums.samples[OUTCOMES.get(finish, outcome)] += 1
+            whole = outcome == "lost" and spend.tokens == made  # a worker that stopped has handed it on
+            sums.samples["handed on" if whole else OUTCOMES.get(finish, outcome)] += 1
             if finish == "stop" and not self._answered:
                 self._answered = True
                 sums.other.observe("tts_first_answer_seconds", self._strategy, value=settled.at)

@@ -58,7 +58,7 @@ METRICS = (
         "tts_jobs_ended_total",
         "counter",
         (*_WHOSE, "state", "stop"),
-        "Jobs that ended: done, failed, cancelled or dead; and what stopped their search.",
+        "Jobs that ended: done, failed, cancelled or dead; and what stopped their search, or the code of their error.",
     ),
     Metric("tts_jobs_requeued_total", "counter", (), "Jobs taken away from workers that were heard of no more."),
     Metric("tts_answers_total", "counter", (*_WHOSE, "chosen"), "Problems answered, and how the answer was chosen."),
@@ -66,7 +66,7 @@ METRICS = (
         "tts_samples_total",
         "counter",
         ("strategy", "outcome"),
-        "Calls of the policy: finished, step, truncated, cancelled, failed, refused, abandoned, lost.",
+        "Calls of the policy: finished, step, truncated, cancelled, failed, refused, abandoned, lost, handed on.",
     ),
     Metric(
         "tts_sample_seconds_total", "counter", ("strategy",), "Seconds of the policy's calls and of waiting after them."

@@ -12,7 +12,8 @@ local function now() return math.floor(micro() / 1000) end
 local function number(value) return tonumber(value or '') or 0 end
 
 -- Metrics: a field for each row of the page that Prometheus reads, under its own words; a hash for each name.
-local function count(row, by) redis.call('HINCRBYFLOAT', key('metrics', string.match(row, '^[^{]+')), row, by or 1) end
+-- What cannot be counted keeps nothing from being written.
+local function count(row, by) redis.pcall('HINCRBYFLOAT', key('metrics', string.match(row, '^[^{]+')), row, by or 1) end
 
 -- How a tenant is called there: the first hundred by their names, all others together.
 local function label(tenant)

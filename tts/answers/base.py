@@ -26,6 +26,8 @@ class AnswerKind(BaseModel):
     """Appended to a bare question, so that the answer can be found again."""
     finisher: ClassVar[str] = "\n\nThe final answer is: "
     """Forced when a budget ends before an answer came."""
+    forced: ClassVar[bool] = True
+    """Whether an answer can be forced that way; else a text that was cut short is returned as it is."""
     exact_match: ClassVar[bool] = True
     """Whether `same` is plain equality of extracted answers: then groups are found in one pass."""
 

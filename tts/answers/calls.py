@@ -42,7 +42,7 @@ class Calls(AnswerKind):
     """
 
     name: ClassVar[str] = "calls"
-    finisher: ClassVar[str] = "\n\nIn short: "
+    forced: ClassVar[bool] = False
 
     def find(self, text: str, finished: bool) -> str | None:
         spoken = heard(text) if finished else None

@@ -21,7 +21,7 @@ class Text(AnswerKind):
     name: ClassVar[str] = "text"
     votes: ClassVar[bool] = False
     without_votes: ClassVar[str] = "use best_of_n (judge, consensus or confidence) or single"
-    finisher: ClassVar[str] = "\n\nIn short: "
+    forced: ClassVar[bool] = False
 
     def find(self, text: str, finished: bool) -> str | None:
         return text.strip() or None if finished else None

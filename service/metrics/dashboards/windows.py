@@ -22,6 +22,10 @@ def _lasts(unit: str) -> str:
     return f"clamp_min({_left(unit)}, 0) / ({_burn(unit)} > 0)"
 
 
+CLEAR = 3
+"""Times its limit: more than that need not be drawn."""
+
+
 def _forecast(unit: str) -> str:
     """The share of its limit that a tenant will have spent when its window ends, if it goes on as it does.
 
@@ -29,7 +33,8 @@ def _forecast(unit: str) -> str:
     a line through a fall predicts nonsense for as long as the fall is in its range.
     """
     spent, limit = (now(f"tts_budget_{which}_{unit}", "tenant") for which in ("window", "limit"))
-    return f"({spent} + {_burn(unit)} * {now('tts_budget_window_left_seconds', 'tenant')}) / {limit}"
+    spending = f"({spent} + {_burn(unit)} * {now('tts_budget_window_left_seconds', 'tenant')})"
+    return f"clamp_max({spending} / {limit}, {CLEAR})"  # far above the limit, how far says nothing
 
 
 def first_to_end() -> str:

@@ -84,7 +84,7 @@ def test_a_model_s_name_may_be_followed_by_a_mode_and_a_strategy(client: OpenAI)
     for name in ("tiny:single", "tiny:hot:single", "tiny:hot"):
         extra: Any = client.chat.completions.create(model=name, messages=ASK, extra_body=MATHS).model_extra
         assert extra["tts"]["strategy"] == ("self_consistency" if name == "tiny:hot" else "single")
-    with pytest.raises(openai.UnprocessableEntityError, match="mode or a strategy"):
+    with pytest.raises(openai.NotFoundError, match="mode or a strategy"):
         client.chat.completions.create(model="tiny:ets2", messages=ASK)
 
 
@@ -191,6 +191,14 @@ def test_calls_are_streamed_whole(client: OpenAI) -> None:
     assert call.function is not None
     assert (call.index, call.function.name) == (0, "add")
     assert chunks[-1].finish_reason == "tool_calls"
+
+
+def test_a_text_that_is_cut_short_is_returned_as_it_is(client: OpenAI) -> None:
+    told = client.chat.completions.create(model="mute:single", messages=ASK, max_completion_tokens=5)
+    (choice,) = told.choices
+    assert (choice.message.content, choice.finish_reason) == ("word " * 4 + "word", "length")
+    assert told.usage is not None
+    assert told.usage.completion_tokens == 5, "nothing is forced"
 
 
 def test_images_are_refused_where_a_model_takes_none(client: OpenAI) -> None:

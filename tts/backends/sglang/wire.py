@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -187,8 +188,17 @@ class Wire:
     def _failure(self, error: Exception) -> Failure:
         unreached = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
         said = "cannot be reached" if unreached else "broke off"
-        reason = "it did not answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        reason = "it did not answer in time" if isinstance(error, TimeoutError) else _why(error)
         return Failure(f"{self.url} {said}: {reason}", started=not unreached)
+
+
+def _why(error: Exception) -> str:
+    """What is wrong, without the address: that is said already."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "nobody knows its name"
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+        return os.strerror(error.os_error.errno)
+    return str(error) or type(error).__name__
 
 
 def _patient(seconds: float | None = None) -> aiohttp.ClientTimeout:

@@ -52,7 +52,9 @@ class Scripts:
     async def run(self, name: str, *arguments: str | bytes | int | float) -> Any:
         """What the script says. Raises `Unreachable` when Redis does not answer for too long: it may have heard."""
         told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Wanted(source(name), arguments, told))
+        # Here, where what cannot be sent fails whoever sends it, and nobody else of the same batch.
+        sent = tuple(each.encode() if isinstance(each, str) else each for each in arguments)
+        self._waiting.append(_Wanted(source(name), sent, told))
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
         return await told

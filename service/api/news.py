@@ -23,6 +23,7 @@ class News:
         self._channel = store.redis.pubsub()
         self._ended: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._changed: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -66,12 +67,13 @@ class News:
 
     async def _say(self, command: str, topic: str) -> None:
         try:
-            await getattr(self._channel, command)(topic)
+            async with self._turn:
+                await getattr(self._channel, command)(topic)
         except GONE as error:
             log.warning("no news for a moment: %s", error)
 
     async def _listen(self) -> None:
-        async for topic, text in heard(self._channel, self._topics, "news"):
+        async for topic, text in heard(self._channel, self._topics, "news", self._turn):
             waiting, id = (self._ended, text) if topic == ENDED else (self._changed, topic.removeprefix(CHANGED))
             for event in waiting.get(id, ()):
                 event.set()

@@ -16,14 +16,16 @@ AGAIN = 0.5
 
 
 async def heard(
-    channel: PubSub, topics: Callable[[], Iterable[str]], missed: str
+    channel: PubSub, topics: Callable[[], Iterable[str]], missed: str, turn: asyncio.Lock
 ) -> AsyncGenerator[tuple[str, str], None]:
     """Topic and text of all that is published, without an end. `topics` are asked for again whenever Redis is back.
+    Whoever else speaks on the channel does it in `turn`: two that connect it at once leave one connection behind.
     What is published while it is away is not heard later: `missed` names it in the log."""
     away = False
     while True:
         try:
-            await channel.subscribe(*topics())
+            async with turn:
+                await channel.subscribe(*topics())
             async for message in channel.listen():
                 away = False
                 if message["type"] == "message":

@@ -190,7 +190,7 @@ class Engine:
     async def _listen(self) -> None:
         """Hear of cancellations at once; the heartbeat tells of those that were missed."""
         async with self._store.redis.pubsub() as channel:
-            async for _, id in heard(channel, lambda: ["tts:orders"], "orders"):
+            async for _, id in heard(channel, lambda: ["tts:orders"], "orders", asyncio.Lock()):
                 if job := self._jobs.get(id):
                     job.halt.set("cancelled")
 

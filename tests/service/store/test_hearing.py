@@ -36,7 +36,10 @@ async def test_what_is_published_is_heard_also_after_a_connection_that_broke_and
     store: Store, valkey: Redis
 ) -> None:
     topics = list[str]()
-    async with store.redis.pubsub() as channel, aclosing(heard(channel, lambda: topics, "news")) as told:
+    async with (
+        store.redis.pubsub() as channel,
+        aclosing(heard(channel, lambda: topics, "news", asyncio.Lock())) as told,
+    ):
         for topic in ("one", "two"):
             topics.append(topic)
             valkey.client_kill_filter(_type="pubsub")
@@ -66,7 +69,7 @@ class Away:
 async def test_each_absence_is_logged_once_however_long_it_lasts(caplog: pytest.LogCaptureFixture) -> None:
     away: Any = Away()
     with caplog.at_level(logging.WARNING):
-        async with aclosing(heard(away, lambda: ["one"], "news")) as told:
+        async with aclosing(heard(away, lambda: ["one"], "news", asyncio.Lock())) as told:
             assert [await anext(told) for _ in range(2)] == [("one", "back")] * 2
     assert away.tries == 10
     assert [each.getMessage() for each in caplog.records] == [

@@ -133,6 +133,7 @@ class Counting:
             found.show(f"tts_budget_{name}_tokens_total", *self._whose)
         for state, stop in (("done", "done"), ("failed", FAILED)):
             found.show("tts_jobs_ended_total", *self._whose, state, stop)
+        found.show("tts_replayed_calls_total", self._strategy)
         found.show("tts_ledger_mismatches_total")
         found.show("tts_jobs_requeued_total")
 

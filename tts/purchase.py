@@ -81,7 +81,7 @@ class Wish:
         sampling = self.sampling.model_copy(update={"max_tokens": left})
         return replace(self, path=path, prompt=backend.prompt_tokens(path), sampling=sampling)
 
-    async def send(self, backend: Backend, id: str, seed: int, hold: Hold, halt: Halt, keep: Keep) -> Brought:
+    async def send(self, backend: Backend, id: str, seed: int, hold: Hold, halt: Halt, keep: Keep | None) -> Brought:
         request = Request(
             id=id,
             path=self.path,
@@ -92,7 +92,7 @@ class Wish:
             halt=halt,
             until=self.until,
             watch=self.watch,
-            keep=None if self.sampling.held else keep,
+            keep=keep,
         )
         completion = await backend.generate(request)
         if completion.usage.completion_tokens > hold.granted:
@@ -127,7 +127,7 @@ class Look:
         """The same again: of a sheet nothing is read half."""
         return self
 
-    async def send(self, backend: Backend, id: str, seed: int, hold: Hold, halt: Halt, keep: Keep) -> Brought:
+    async def send(self, backend: Backend, id: str, seed: int, hold: Hold, halt: Halt, keep: Keep | None) -> Brought:
         reading = Reading(id=id, sheet=self.sheet, prompt_tokens=self.prompt, halt=halt)
         verdicts = await cast(Reader, backend).read(reading)
         wanted = len(self.sheet.pieces) - self.sheet.skip
@@ -184,8 +184,9 @@ async def _send(job: Job, halt: Halt, wish: Wish | Look, key: str, hold: Hold) -
     settle = partial(_settle, job, wish, key)
     backend, tariff = job.models[wish.role], job.tariffs[wish.role]
     task, keeper = halt.watch(backend.info.grace), Keeper(job, key, wish)
+    keep, seed = keeper if keeper.goes_on else None, number(f"{job.header.seed}/{wish.key}")
     try:
-        brought = await wish.send(backend, _id(job, key), number(f"{job.header.seed}/{wish.key}"), hold, halt, keeper)
+        brought = await wish.send(backend, _id(job, key), seed, hold, halt, keep)
     except BackendError as error:
         spend = hold.most if error.usage is None else tariff.spend(error.usage)
         hold.settle(spend)
@@ -228,7 +229,8 @@ class Keeper:
         self._stops = (*wish.until, *wish.sampling.stop) if isinstance(wish, Wish) else ()
         self._loop = asyncio.get_running_loop()
         can = job.models[wish.role].info.capabilities
-        self._goes_on = isinstance(wish, Wish) and not wish.sampling.held and "continue" in can
+        self.goes_on = isinstance(wish, Wish) and not wish.sampling.held and "continue" in can
+        """Whether another call can take up what this one leaves."""
         self._kept: Completion | None = None
         self._pieces: list[Completion] = []
         self._writing: asyncio.Task[None] | None = None
@@ -249,7 +251,7 @@ class Keeper:
         says how much it was."""
         for completion in brought:
             counted = completion.usage.completion_tokens and completion.token_ids is not None
-            if counted and self._goes_on and self._sound(completion.text):
+            if counted and self.goes_on and self._sound(completion.text):
                 self._add(completion)
         return tuple(self._pieces)
 

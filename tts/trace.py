@@ -119,16 +119,23 @@ class Books:
 def idle(trace: Trace) -> float:
     """The share of time, between 0 and 1, that the policy's continuations spent waiting for the slowest of those they
     were asked for with: what step barriers and stragglers cost."""
-    batches: defaultdict[str, list[Call]] = defaultdict(list)
+    batches: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for call in trace.calls:
         if call.role == "policy":
-            batches[call.key.rpartition(".")[0]].append(call)
-    waited = taken = 0.0
-    for calls in batches.values():
-        end = max(call.settled_at for call in calls)
-        waited += sum(end - call.settled_at for call in calls)
-        taken += sum(end - call.held_at for call in calls)
+            batches[call.key.rpartition(".")[0]].append((call.held_at, call.settled_at))
+    waited, taken = waits(batches.values())
     return waited / taken if taken else 0.0
+
+
+def waits(batches: Iterable[Sequence[tuple[float, float]]]) -> tuple[float, float]:
+    """Of calls that were asked for together, each by when it was held and settled: how long those that were through
+    waited for the slowest, and how long all of them took with that."""
+    waited = taken = 0.0
+    for calls in batches:
+        end = max(settled for _, settled in calls)
+        waited += sum(end - settled for _, settled in calls)
+        taken += sum(end - held for held, _ in calls)
+    return waited, taken
 
 
 class _Node(NamedTuple):

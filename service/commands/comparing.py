@@ -7,22 +7,13 @@ from typing import Any
 
 import click
 
-from service.commands.shared import EVAL_EXIT_CODES, VERIFIER, given_options, guarded, optional
+from service.commands.shared import EVAL_EXIT_CODES, VERIFIER, compared, given_options, guarded, optional
 from service.options import Variadic, with_methods
 
 
 @click.command("eval", cls=Variadic, epilog=EVAL_EXIT_CODES)
 @click.argument("suite")
-@click.option(
-    "-s",
-    "--strategy",
-    "strategies",
-    multiple=True,
-    default=("best_of_n", "self_consistency"),
-    show_default=True,
-    metavar="SPEC…",
-    help="NAME, NAME:PARAMETER=VALUE,… and perhaps @VERIFIER; several may follow.",
-)
+@compared("NAME, NAME:PARAMETER=VALUE,… and perhaps @VERIFIER; several may follow.")
 @click.option(
     "--tokens",
     type=int,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from service.commands.shared import EVAL_EXIT_CODES, VERIFIER, guarded, optional
+from service.commands.shared import EVAL_EXIT_CODES, VERIFIER, compared, guarded, optional
 from service.options import Variadic
 
 
@@ -66,16 +66,7 @@ def bank_merge(folders: tuple[File, ...], out: File) -> None:
 
 @click.command("whatif", cls=Variadic)
 @click.argument("banks", metavar="BANK…", nargs=-1, required=True, type=click.Path(path_type=File))
-@click.option(
-    "-s",
-    "--strategy",
-    "strategies",
-    multiple=True,
-    default=("best_of_n", "self_consistency"),
-    show_default=True,
-    metavar="SPEC…",
-    help="As for `tts eval`.",
-)
+@compared("As for `tts eval`.")
 @click.option("--tokens", type=int, multiple=True, metavar="N…", help="Token budgets.")
 @click.option("--seconds", type=float, multiple=True, metavar="S…", help="Deadlines, at the recorded latencies.")
 @click.option("--usd", type=float, multiple=True, metavar="$…", help="Budgets in dollars; needs --prices.")

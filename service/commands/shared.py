@@ -39,6 +39,20 @@ VERIFIER = click.option(
 )
 
 
+def compared(help: str) -> Callable[[Any], Any]:
+    """The option for what is compared, several of them."""
+    return click.option(
+        "-s",
+        "--strategy",
+        "strategies",
+        multiple=True,
+        default=("best_of_n", "self_consistency"),
+        show_default=True,
+        metavar="SPEC…",
+        help=help,
+    )
+
+
 def optional(module: str, extra: str = "evals") -> Any:
     """A module of commands whose libraries are an extra of their own."""
     try:

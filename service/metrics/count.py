@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from service.metrics.rows import BY_NAME, Increments
 from service.outcome import Outcome
 from tts.journal import Ended, Header, Held, Record, Settled, usage_of
-from tts.trace import FINISHER
+from tts.trace import FINISHER, waits
 from tts.types import NOTHING, Budget, Role, Spend
 
 OUTCOMES = {"stop": "finished", "until": "step", "length": "truncated", "watched": "truncated", "halted": "cancelled"}
@@ -94,7 +94,7 @@ class Counting:
             found.add("tts_samples_total", self._strategy, outcome, by=samples)
         return found
 
-    def ended(self, state: str, outcome: Outcome | None, error: str = FAILED) -> Increments:
+    def ended(self, state: str, outcome: Outcome | None, error: str) -> Increments:
         """Rows of what was not told yet, and of a job's end; `error` is the code of what kept it from an outcome."""
         found = self.told()
         found.add("tts_jobs_ended_total", *self._whose, state, outcome.stop if outcome else error)
@@ -188,12 +188,7 @@ class Counting:
         found.enter("tts_call_seconds", role, model, counts=calls.buckets, total=calls.seconds)
 
     def _waits(self) -> None:
-        """Of calls that were asked for together, how long those that were through waited for the slowest."""
-        taken = waited = 0.0
-        for calls in self._rounds.values():
-            end = max(at for _, at in calls)
-            taken += math.fsum(end - held for held, _ in calls)
-            waited += math.fsum(end - at for _, at in calls)
+        waited, taken = waits(self._rounds.values())
         self._sums.other.add("tts_sample_seconds_total", self._strategy, by=taken)
         self._sums.other.add("tts_waited_seconds_total", self._strategy, by=waited)
 

@@ -126,7 +126,7 @@ class Engine:
             with followed(claim) as span:
                 ended = await self._worked(running, journal, span)
             result = ended.outcome.model_dump_json().encode() if ended.outcome else b""
-            counted = counting.ended(ended.state, ended.outcome, *([ended.error["code"]] if ended.error else []))
+            counted = counting.ended(ended.state, ended.outcome, (ended.error or {}).get("code", ""))
             await self._store.finish(claim, ended.state, result, ended.error, counted)
         except StaleLease:
             log.info("job %s went to somebody else", claim.id)
